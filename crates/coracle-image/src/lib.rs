@@ -1,0 +1,1 @@
+//! References, registries, verification, pulls and the images of a node.

@@ -1,0 +1,1 @@
+//! Layers and writable layers as overlay directories.

@@ -1,0 +1,1 @@
+//! From a CRI configuration and an image to an OCI runtime specification.

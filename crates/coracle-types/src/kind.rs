@@ -1,0 +1,44 @@
+//! What sort of failure an error is; only front ends map it to gRPC, HTTP or an exit code.
+
+use serde::{Deserialize, Serialize};
+
+/// The sort of a failure, by what the caller can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// The subject does not exist.
+    NotFound,
+    /// The subject exists and may not be made again.
+    AlreadyExists,
+    /// A field of the request is wrong whatever the state.
+    InvalidArgument,
+    /// The request is right but not in this state.
+    FailedPrecondition,
+    /// A limit or a resource of the node is used up.
+    ResourceExhausted,
+    /// The caller's deadline passed.
+    DeadlineExceeded,
+    /// The caller went away.
+    Cancelled,
+    /// A peer cannot be reached; trying again may help.
+    Unavailable,
+    /// The operation is not offered here.
+    Unimplemented,
+    /// A peer or the kernel refused for want of rights.
+    PermissionDenied,
+    /// CRI's `RegistryUnavailable:`, matched by clients as a message prefix with code Unknown.
+    RegistryUnavailable,
+    /// CRI's `SignatureValidationFailed:`, likewise.
+    SignatureValidationFailed,
+    /// CRI's `RROUnsupported:`, likewise.
+    RecursiveReadOnlyUnsupported,
+    /// CRI's `ImageVolumeMountFailed:`, likewise.
+    ImageVolumeMountFailed,
+    /// A fault of the node or of this program.
+    Internal,
+}
+
+/// Errors that know their kind; every public error of the workspace does.
+pub trait Kinded: std::error::Error {
+    /// What sort of failure this is.
+    fn kind(&self) -> Kind;
+}

@@ -1,0 +1,2 @@
+//! The program: roles, command line, configuration, terminal.
+fn main() {}

@@ -1,0 +1,2 @@
+//! What make calls.
+fn main() {}
