@@ -1,1 +1,18 @@
-//! The database of what outlives a boot and the ledger of what does not.
+//! The database of what must outlive a boot, and the ledger of what must not.
+//!
+//! Owns two kinds of file and knows the meaning of neither's content:
+//!
+//! - `db.redb`, one per daemon: typed tables of JSON values ([`Store`], [`Table`]). Written by one
+//!   thread that gathers what is waiting into one durable commit, so that a pod's start never waits
+//!   for the disk unless it asks to. redb locks the file: a second daemon on the same directory is
+//!   refused. A commit survives power loss; what was only queued does not.
+//! - ledgers on tmpfs ([`Ledger`]), a file a pod: the kernel objects that were about to be made.
+//!   Replaced whole by write + rename, without fsync: a reboot clears both the file and the objects.
+//!
+//! Never knows pods, images or networks; never keeps a cache of values.
+
+pub mod database;
+pub mod ledger;
+
+pub use database::{Store, StoreError, Table, Ticket};
+pub use ledger::{Ledger, LedgerError};

@@ -1,0 +1,445 @@
+//! The durable tables: typed, JSON inside redb, committed in groups by one thread.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::marker::PhantomData;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use coracle_types::{Kind, Kinded};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+/// Version of the tables' meaning; a database of a newer one is refused.
+const SCHEMA: &str = "1";
+const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
+/// redb's page cache: all values are read once at start, so little is worth keeping.
+const CACHE_BYTES: usize = 1 << 20;
+/// How many changes one commit takes at most.
+const GROUP: usize = 1024;
+/// How long after a failed commit it is tried again when nothing new arrives.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The database cannot be opened, read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Opening or creating the file failed.
+    #[error("open the database {path}: {reason}")]
+    Open {
+        /// The database's file.
+        path: PathBuf,
+        /// What the file system or redb said.
+        reason: String,
+    },
+    /// Another process holds the file.
+    #[error(
+        "the database {path} is in use: another daemon runs on this directory; stop it or give this one another root"
+    )]
+    InUse {
+        /// The database's file.
+        path: PathBuf,
+    },
+    /// A newer program wrote this file.
+    #[error(
+        "the database {path} has schema {found}, this program knows {SCHEMA}: run the newer program again"
+    )]
+    Newer {
+        /// The database's file.
+        path: PathBuf,
+        /// Its schema.
+        found: String,
+    },
+    /// A table cannot be read.
+    #[error("read table {table}: {reason}")]
+    Read {
+        /// The table's name.
+        table: &'static str,
+        /// What redb said.
+        reason: String,
+    },
+    /// A commit failed; what it held is tried again with the next one.
+    #[error("write the database: {reason}")]
+    Commit {
+        /// What redb said.
+        reason: String,
+        /// Whether the disk is full.
+        full: bool,
+    },
+    /// A value cannot be turned into JSON.
+    #[error("encode a value of table {table}: {reason}")]
+    Encode {
+        /// The table's name.
+        table: &'static str,
+        /// What serde said.
+        reason: String,
+    },
+    /// The writing thread has ended.
+    #[error("the database is closed")]
+    Closed,
+}
+
+impl Kinded for StoreError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Commit { full: true, .. } => Kind::ResourceExhausted,
+            Self::InUse { .. } | Self::Newer { .. } => Kind::FailedPrecondition,
+            _ => Kind::Internal,
+        }
+    }
+}
+
+struct Change {
+    table: &'static str,
+    key: String,
+    /// `None` removes.
+    value: Option<Vec<u8>>,
+    done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// A change on its way to the disk; dropping it does not undo the change.
+#[derive(Debug)]
+#[must_use = "wait for it, or drop it on purpose with `.later()`"]
+pub struct Ticket(oneshot::Receiver<Result<(), StoreError>>);
+
+impl Ticket {
+    /// Resolves when the change would survive power loss.
+    ///
+    /// # Errors
+    /// When the commit failed; it is tried again with the next one all the same.
+    pub async fn durable(self) -> Result<(), StoreError> {
+        self.0.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// As [`Ticket::durable`], blocking the thread (never call it in an async task).
+    ///
+    /// # Errors
+    /// As [`Ticket::durable`].
+    pub fn wait(self) -> Result<(), StoreError> {
+        self.0.blocking_recv().unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Lets the change become durable in its own time.
+    pub fn later(self) {}
+}
+
+/// The daemon's database.
+#[derive(Clone)]
+pub struct Store(Arc<Shared>);
+
+struct Shared {
+    database: Arc<Database>,
+    changes: Mutex<Option<mpsc::Sender<Change>>>,
+    writer: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl Drop for Shared {
+    /// What is queued is committed before the file closes.
+    fn drop(&mut self) {
+        drop(self.changes.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Store {
+    /// Opens the database at `path` or makes it, with its directory (0700).
+    ///
+    /// # Errors
+    /// When another process has it open, when a newer program wrote it, or when the file system
+    /// refuses.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let open = |reason: String| StoreError::Open {
+            path: path.to_owned(),
+            reason,
+        };
+        if let Some(parent) = path.parent() {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .map_err(|error| open(error.to_string()))?;
+        }
+        let database = match Database::builder().set_cache_size(CACHE_BYTES).create(path) {
+            Ok(database) => Arc::new(database),
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(StoreError::InUse {
+                    path: path.to_owned(),
+                });
+            }
+            Err(error) => return Err(open(error.to_string())),
+        };
+        check_schema(&database, path)?;
+        let (sender, receiver) = mpsc::channel();
+        let written = Arc::clone(&database);
+        let writer = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || write_changes(&written, &receiver))
+            .map_err(|error| open(error.to_string()))?;
+        Ok(Self(Arc::new(Shared {
+            database,
+            changes: Mutex::new(Some(sender)),
+            writer: Mutex::new(Some(writer)),
+        })))
+    }
+
+    /// The table of that name; a name stands for one type of value for ever.
+    #[must_use]
+    pub fn table<V>(&self, name: &'static str) -> Table<V> {
+        Table {
+            store: self.clone(),
+            name,
+            value: PhantomData,
+        }
+    }
+
+    fn change(&self, table: &'static str, key: &str, value: Option<Vec<u8>>) -> Ticket {
+        let (done, ticket) = oneshot::channel();
+        let change = Change {
+            table,
+            key: key.to_owned(),
+            value,
+            done,
+        };
+        let changes = self.0.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(changes) = changes.as_ref() {
+            // A writer that has ended drops the change with its sender: the ticket says Closed.
+            let _ = changes.send(change);
+        }
+        Ticket(ticket)
+    }
+}
+
+/// Values of one type by text keys.
+pub struct Table<V> {
+    store: Store,
+    name: &'static str,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<V> Clone for Table<V> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            name: self.name,
+            value: PhantomData,
+        }
+    }
+}
+
+impl<V> std::fmt::Debug for Table<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Table({})", self.name)
+    }
+}
+
+impl<V: Serialize + DeserializeOwned> Table<V> {
+    /// Queues `value` under `key`. Changes of one store become durable in the order of the calls.
+    ///
+    /// # Errors
+    /// When the value has no JSON form.
+    pub fn put(&self, key: &str, value: &V) -> Result<Ticket, StoreError> {
+        let json = serde_json::to_vec(value).map_err(|error| StoreError::Encode {
+            table: self.name,
+            reason: error.to_string(),
+        })?;
+        Ok(self.store.change(self.name, key, Some(json)))
+    }
+
+    /// Queues the removal of `key`.
+    pub fn remove(&self, key: &str) -> Ticket {
+        self.store.change(self.name, key, None)
+    }
+
+    /// Every durable value, by key. A value that cannot be read is given as the reason, so that one
+    /// damaged record is never in the others' way.
+    ///
+    /// # Errors
+    /// When the table as a whole cannot be read.
+    pub fn all(&self) -> Result<Vec<(String, Result<V, String>)>, StoreError> {
+        let failed = |reason: String| StoreError::Read {
+            table: self.name,
+            reason,
+        };
+        let read = self
+            .store
+            .0
+            .database
+            .begin_read()
+            .map_err(|error| failed(error.to_string()))?;
+        let definition = TableDefinition::<&str, &[u8]>::new(self.name);
+        let table = match read.open_table(definition) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        let mut values = Vec::new();
+        for entry in table.iter().map_err(|error| failed(error.to_string()))? {
+            let (key, value) = entry.map_err(|error| failed(error.to_string()))?;
+            let value = serde_json::from_slice(value.value()).map_err(|error| error.to_string());
+            values.push((key.value().to_owned(), value));
+        }
+        Ok(values)
+    }
+}
+
+fn check_schema(database: &Database, path: &Path) -> Result<(), StoreError> {
+    let open = |reason: String| StoreError::Open {
+        path: path.to_owned(),
+        reason,
+    };
+    let write = database.begin_write().map_err(|error| open(error.to_string()))?;
+    {
+        let mut meta = write.open_table(META).map_err(|error| open(error.to_string()))?;
+        let found = meta
+            .get("schema")
+            .map_err(|error| open(error.to_string()))?
+            .map(|value| String::from_utf8_lossy(value.value()).into_owned());
+        match found {
+            Some(found) if found == SCHEMA => return Ok(()),
+            Some(found) => {
+                return Err(StoreError::Newer {
+                    path: path.to_owned(),
+                    found,
+                });
+            }
+            None => meta
+                .insert("schema", SCHEMA.as_bytes())
+                .map_err(|error| open(error.to_string()))?,
+        };
+    }
+    write.commit().map_err(|error| open(error.to_string()))
+}
+
+/// What a failed commit left to do: the last word on each key.
+type Backlog = BTreeMap<(&'static str, String), Option<Vec<u8>>>;
+
+fn write_changes(database: &Database, changes: &mpsc::Receiver<Change>) {
+    let mut backlog = Backlog::new();
+    loop {
+        let first = if backlog.is_empty() {
+            match changes.recv() {
+                Ok(change) => Some(change),
+                Err(mpsc::RecvError) => return,
+            }
+        } else {
+            match changes.recv_timeout(RETRY) {
+                Ok(change) => Some(change),
+                Err(mpsc::RecvTimeoutError::Timeout) => None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    if let Err(error) = commit(database, &backlog) {
+                        tracing::error!(%error, changes = backlog.len(), "the last changes are lost");
+                    }
+                    return;
+                }
+            }
+        };
+        let group = first.into_iter().chain(changes.try_iter()).take(GROUP);
+        let mut waiting = Vec::new();
+        for change in group {
+            backlog.insert((change.table, change.key), change.value);
+            waiting.push(change.done);
+        }
+        let outcome = commit(database, &backlog);
+        match &outcome {
+            Ok(()) => backlog.clear(),
+            Err(error) => tracing::warn!(%error, changes = backlog.len(), "will be tried again"),
+        }
+        for done in waiting {
+            // Nobody needs to wait for it.
+            let _ = done.send(outcome.clone());
+        }
+    }
+}
+
+fn commit(database: &Database, changes: &Backlog) -> Result<(), StoreError> {
+    let run = || -> Result<(), redb::Error> {
+        let write = database.begin_write()?;
+        for ((table, key), value) in changes {
+            let mut table = write.open_table(TableDefinition::<&str, &[u8]>::new(table))?;
+            match value {
+                Some(value) => table.insert(key.as_str(), value.as_slice())?,
+                None => table.remove(key.as_str())?,
+            };
+        }
+        Ok(write.commit()?)
+    };
+    run().map_err(|error| StoreError::Commit {
+        full: matches!(&error, redb::Error::Io(io) if io.kind() == io::ErrorKind::StorageFull),
+        reason: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_outlive_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root/db.redb");
+        {
+            let store = Store::open(&path).unwrap();
+            let table = store.table::<Vec<u32>>("numbers");
+            table.put("a", &vec![1]).unwrap().later();
+            table.put("b", &vec![2, 3]).unwrap().later();
+            table.remove("a").wait().unwrap();
+        }
+        let store = Store::open(&path).unwrap();
+        let all = store.table::<Vec<u32>>("numbers").all().unwrap();
+        assert_eq!(all, vec![("b".to_owned(), Ok(vec![2, 3]))]);
+    }
+
+    #[test]
+    fn one_value_that_cannot_be_read_does_not_hide_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("db.redb")).unwrap();
+        store
+            .table::<String>("t")
+            .put("bad", &"text".to_owned())
+            .unwrap()
+            .later();
+        store.table::<u32>("t").put("good", &7).unwrap().wait().unwrap();
+        let all = store.table::<u32>("t").all().unwrap();
+        assert!(all[0].1.is_err());
+        assert_eq!(all[1], ("good".to_owned(), Ok(7)));
+    }
+
+    #[test]
+    fn a_second_daemon_on_the_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db.redb");
+        let _first = Store::open(&path).unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db.redb");
+        {
+            let store = Store::open(&path).unwrap();
+            let write = store.0.database.begin_write().unwrap();
+            write
+                .open_table(META)
+                .unwrap()
+                .insert("schema", "999".as_bytes())
+                .unwrap();
+            write.commit().unwrap();
+        }
+        assert!(matches!(Store::open(&path), Err(StoreError::Newer { found, .. }) if found == "999"));
+    }
+}
