@@ -1,1 +1,23 @@
 //! Every unsafe line of the project: one family of system calls a file.
+//!
+//! Owns: the calls that `rustix` does not offer as safe functions (clone3, mount_setattr, bpf, seccomp,
+//! PIDFD_GET_INFO, threads that may live beside a fork), each behind a function that is safe to call.
+//! Never: policy. Nothing here decides what a container may do, and nothing here keeps state except the
+//! number of syscall-only threads. Keeps nothing on disk.
+
+pub mod bpf;
+pub mod exec;
+pub mod fork;
+pub mod ids;
+pub mod memfd;
+pub mod mount_attr;
+pub mod namespaces;
+pub mod netdev;
+pub mod pidfd;
+pub mod process;
+pub mod seccomp;
+pub mod seqpacket;
+pub mod shared;
+pub mod signals;
+pub mod threads;
+pub mod title;
