@@ -1,0 +1,1 @@
+//! A client of a CRI socket: ours or another runtime's.
