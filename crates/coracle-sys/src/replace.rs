@@ -13,7 +13,11 @@ pub fn replace_descriptor(shared: &OwnedFd, new: OwnedFd) -> io::Result<()> {
     // SAFETY: both descriptors are open for the call. The number of `shared` stays owned by its
     // `OwnedFd`; only the file behind it changes, as it does under dup2(2) of a `&mut OwnedFd`.
     let done = unsafe { libc::dup3(new.as_raw_fd(), shared.as_raw_fd(), libc::O_CLOEXEC) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -30,7 +34,10 @@ mod tests {
         replace_descriptor(&shared, std::fs::File::create(&new).expect("new").into()).expect("swap");
         std::fs::File::from(shared).write_all(b"x").expect("write");
         let mut text = String::new();
-        std::fs::File::open(&new).expect("open").read_to_string(&mut text).expect("read");
+        std::fs::File::open(&new)
+            .expect("open")
+            .read_to_string(&mut text)
+            .expect("read");
         assert_eq!(text, "x");
         assert_eq!(std::fs::metadata(&old).expect("old").len(), 0);
     }
