@@ -1,0 +1,1 @@
+//! Hooks of the OCI runtime specification (config.md, "POSIX-platform Hooks").

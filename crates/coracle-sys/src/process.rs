@@ -1,0 +1,41 @@
+//! Attributes of the process as a whole: dumpable flag, descriptors left open, file mode mask.
+
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+use crate::fork::last_errno;
+
+/// Nobody without CAP_SYS_PTRACE over our user namespace may trace this process or read its memory,
+/// environment and descriptors; children inherit that until they exec (class CVE-2016-9962).
+pub fn forbid_inspection() -> Result<(), Errno> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+}
+
+/// What becomes of the descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseRange {
+    /// Closed at once.
+    Now,
+    /// Closed by the next exec, so that errors can still be reported (Linux 5.11).
+    OnExec,
+}
+
+/// Closes every descriptor from `first` on; those below stay.
+///
+/// # Errors
+/// `EINVAL` for [`CloseRange::OnExec`] below Linux 5.11, `ENOSYS` below 5.9.
+pub fn close_from(first: u32, when: CloseRange) -> Result<(), Errno> {
+    let flags = match when {
+        CloseRange::Now => 0,
+        CloseRange::OnExec => libc::CLOSE_RANGE_CLOEXEC,
+    };
+    // SAFETY: the call closes descriptors only; a caller that passes `Now` has no owner of them left that
+    // would touch them, as its next act is exec, and `OnExec` leaves them open until then.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// The mask of modes of new files; returns the one before.
+pub fn set_umask(mask: u32) -> u32 {
+    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(mask)).bits()
+}
