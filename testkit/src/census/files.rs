@@ -1,0 +1,52 @@
+//! Mounts, and the files that the daemon keeps on tmpfs and beside its writable layers.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::Census;
+use crate::node::Node;
+
+pub(super) fn collect(node: &Node, census: &mut Census) -> Result<()> {
+    mounts(node, census)?;
+    // /run is the node's own tmpfs: sockets, pins, locks and ledgers lie nowhere else.
+    walk(&node.path("/run"), Path::new("/run"), "state files", census);
+    let writable = node.root().join("writable");
+    walk(&writable, Path::new("writable"), "writable layers", census);
+    // Reserved addresses (the CNI host-local plugin's place) outlive a reboot, so a leak here is for good.
+    let addresses = node.path("/var/lib/cni/networks");
+    walk(&addresses, Path::new("/var/lib/cni/networks"), "reserved addresses", census);
+    Ok(())
+}
+
+fn mounts(node: &Node, census: &mut Census) -> Result<()> {
+    let path = format!("/proc/{}/mountinfo", node.init());
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    for line in text.lines() {
+        let (Some(target), Some(kind)) = (
+            line.split(' ').nth(4),
+            line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next()),
+        ) else {
+            continue;
+        };
+        census.add("mounts", format!("{target} {kind}"));
+    }
+    Ok(())
+}
+
+/// Every path below, without following links; two levels are enough of a writable layer.
+fn walk(directory: &Path, shown: &Path, section: &'static str, census: &mut Census) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let shown = shown.join(&name);
+        // host-local remembers the last address it gave; a pod's going does not change that back.
+        if !name.to_string_lossy().starts_with("last_reserved_ip") {
+            census.add(section, shown.display().to_string());
+        }
+        let deep = section == "writable layers" && shown.components().count() > 2;
+        if !deep && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            walk(&entry.path(), &shown, section, census);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Waiting for something to become true, always with a deadline and a name for what is awaited.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// How long between two looks; short, as most things awaited take single milliseconds.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Looks until `ready` gives a value; fails after `deadline`, naming `what` was awaited.
+///
+/// # Errors
+/// When the deadline has passed, or at once when `ready` fails.
+pub fn until<T>(what: &str, deadline: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        if let Some(value) = ready()? {
+            return Ok(value);
+        }
+        if begin.elapsed() > deadline {
+            bail!("waited {} s in vain for {what}", deadline.as_secs());
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// As [`until`], for a look that awaits something itself.
+///
+/// # Errors
+/// When the deadline has passed, or at once when `ready` fails.
+pub async fn until_async<T, F>(what: &str, deadline: Duration, mut ready: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<Option<T>>>,
+{
+    let begin = Instant::now();
+    loop {
+        if let Some(value) = ready().await? {
+            return Ok(value);
+        }
+        if begin.elapsed() > deadline {
+            bail!("waited {} s in vain for {what}", deadline.as_secs());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
