@@ -9,7 +9,13 @@ fn main() {
     let variable = |name: &str| std::env::var(name).expect("cargo sets it for build scripts");
     let program = PathBuf::from(variable("OUT_DIR")).join("effective_uid");
     let status = Command::new(variable("RUSTC"))
-        .args(["--edition=2024", "--crate-type=bin", "-Copt-level=s", "-Cstrip=symbols", "-Cpanic=abort"])
+        .args([
+            "--edition=2024",
+            "--crate-type=bin",
+            "-Copt-level=s",
+            "-Cstrip=symbols",
+            "-Cpanic=abort",
+        ])
         .args(["-Ctarget-feature=+crt-static", "-Crelocation-model=static"])
         .arg(format!("--target={}", variable("TARGET")))
         .arg("-o")

@@ -82,11 +82,15 @@ impl Census {
         let mut diff = Diff::default();
         for section in self.sections.keys().chain(later.sections.keys()) {
             let empty = BTreeMap::new();
-            let (old, new) =
-                (self.sections.get(section).unwrap_or(&empty), later.sections.get(section).unwrap_or(&empty));
+            let (old, new) = (
+                self.sections.get(section).unwrap_or(&empty),
+                later.sections.get(section).unwrap_or(&empty),
+            );
             for line in old.keys().chain(new.keys()) {
-                let (was, is) =
-                    (old.get(line).copied().unwrap_or_default(), new.get(line).copied().unwrap_or_default());
+                let (was, is) = (
+                    old.get(line).copied().unwrap_or_default(),
+                    new.get(line).copied().unwrap_or_default(),
+                );
                 if was != is {
                     diff.lines.insert((section, line.clone()), (was, is));
                 }
@@ -106,11 +110,19 @@ impl Census {
 
     /// The lines of one section, for tests that look at one kind of object.
     pub fn section(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.sections.get(name).into_iter().flat_map(|lines| lines.keys().map(String::as_str))
+        self.sections
+            .get(name)
+            .into_iter()
+            .flat_map(|lines| lines.keys().map(String::as_str))
     }
 
     fn add(&mut self, section: &'static str, line: impl Into<String>) {
-        *self.sections.entry(section).or_default().entry(line.into()).or_default() += 1;
+        *self
+            .sections
+            .entry(section)
+            .or_default()
+            .entry(line.into())
+            .or_default() += 1;
     }
 }
 
@@ -160,7 +172,10 @@ mod tests {
         after.add("descriptors", "daemon: pipe");
         after.add("descriptors", "daemon: pipe");
         let text = before.diff(&after).to_string();
-        assert_eq!(text, "descriptors:\n  + daemon: pipe (2 of it)\nlinks:\n  + veth1\nmounts:\n  - /a\n");
+        assert_eq!(
+            text,
+            "descriptors:\n  + daemon: pipe (2 of it)\nlinks:\n  + veth1\nmounts:\n  - /a\n"
+        );
         assert!(before.diff(&before.clone()).is_empty());
     }
 
@@ -176,7 +191,11 @@ mod tests {
             nft add table inet left
             setsid sleep 777 >/dev/null 2>&1 &";
         node.run("sh", &["-c", make]).unwrap();
-        let group = cgroup::hierarchies().unwrap().remove(0).join(node.instance().as_str()).join("pod");
+        let group = cgroup::hierarchies()
+            .unwrap()
+            .remove(0)
+            .join(node.instance().as_str())
+            .join("pod");
         std::fs::create_dir_all(&group).unwrap();
         let text = before.diff(&Census::take(&node).unwrap()).to_string();
         for part in [

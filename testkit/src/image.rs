@@ -37,7 +37,11 @@ impl Blob {
     #[must_use]
     pub fn new(media_type: &str, content: impl Into<Bytes>) -> Self {
         let content = content.into();
-        Self { digest: digest(&content), media_type: media_type.to_owned(), content }
+        Self {
+            digest: digest(&content),
+            media_type: media_type.to_owned(),
+            content,
+        }
     }
 
     /// Its descriptor, as manifests hold them.
@@ -73,7 +77,10 @@ impl Image {
         });
         let mut blobs = layers;
         blobs.push(config);
-        Self { blobs, manifest: Blob::new(MANIFEST, manifest.to_string()) }
+        Self {
+            blobs,
+            manifest: Blob::new(MANIFEST, manifest.to_string()),
+        }
     }
 
     /// Layers from the lowest up, then the configuration.

@@ -27,8 +27,12 @@ pub fn pss(process: &Path) -> Result<u64> {
 fn kilobytes(path: &Path, field: &str) -> Result<u64> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let line = text.lines().find_map(|line| line.strip_prefix(field));
-    let number = line.and_then(|rest| rest.split_whitespace().next()).and_then(|word| word.parse::<u64>().ok());
-    number.map(|kilobytes| kilobytes * 1024).with_context(|| format!("{} has no {field}", path.display()))
+    let number = line
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|word| word.parse::<u64>().ok());
+    number
+        .map(|kilobytes| kilobytes * 1024)
+        .with_context(|| format!("{} has no {field}", path.display()))
 }
 
 /// Processor time that the whole machine has spent since boot, all processors summed, idle and
@@ -38,10 +42,23 @@ fn kilobytes(path: &Path, field: &str) -> Result<u64> {
 /// When /proc/stat is not as proc(5) says.
 pub fn machine_busy() -> Result<Duration> {
     let text = std::fs::read_to_string("/proc/stat")?;
-    let line = text.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("/proc/stat has no sum")?;
-    let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let line = text
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("cpu "))
+        .context("/proc/stat has no sum")?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect();
     // user nice system idle iowait irq softirq steal; guest time is contained in user's.
-    let busy: u64 = ticks.iter().take(7).enumerate().filter(|(n, _)| *n != 3 && *n != 4).map(|(_, t)| t).sum();
+    let busy: u64 = ticks
+        .iter()
+        .take(7)
+        .enumerate()
+        .filter(|(n, _)| *n != 3 && *n != 4)
+        .map(|(_, t)| t)
+        .sum();
     Ok(Duration::from_secs_f64(busy as f64 / USER_HZ))
 }
 

@@ -58,7 +58,11 @@ impl Node {
             rustix::process::geteuid().is_root(),
             "a node needs root: it makes namespaces, mounts and cgroups"
         );
-        let name = format!("n{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "n{}-{}",
+            std::process::id(),
+            STARTED.fetch_add(1, Ordering::Relaxed)
+        );
         let instance: Instance = name.parse()?;
         let directory = std::env::temp_dir().join("coracle-nodes").join(&name);
         std::fs::create_dir_all(directory.join("lib"))
@@ -80,7 +84,13 @@ impl Node {
         let stdout = guard.stdout.take().context("the guard has no standard output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let mut inner = Inner { instance, directory, init: 0, guard, lifeline };
+        let mut inner = Inner {
+            instance,
+            directory,
+            init: 0,
+            guard,
+            lifeline,
+        };
         match line.trim().split_once(' ') {
             Some(("ready", pid)) => inner.init = pid.parse()?,
             // Dropping `inner` takes away what was made so far.
@@ -183,7 +193,10 @@ impl Node {
             ("CORACLE_STATE", self.state().display().to_string()),
             ("CORACLE_CGROUP_PARENT", self.cgroup_parent()),
             ("CORACLE_CNI_CONF_DIR", "/etc/cni/net.d".to_owned()),
-            ("CORACLE_REGISTRY_CONFIG_DIR", "/etc/containerd/certs.d".to_owned()),
+            (
+                "CORACLE_REGISTRY_CONFIG_DIR",
+                "/etc/containerd/certs.d".to_owned(),
+            ),
             // What crictl and critest read.
             ("CONTAINER_RUNTIME_ENDPOINT", format!("unix://{socket}")),
             ("IMAGE_SERVICE_ENDPOINT", format!("unix://{socket}")),
@@ -238,10 +251,7 @@ impl Node {
     }
 
     /// Runs `make` on a thread that has entered the node's network; sockets stay where they were made.
-    fn in_network<T: Send + 'static>(
-        &self,
-        make: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<T> {
+    fn in_network<T: Send + 'static>(&self, make: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let path = format!("/proc/{}/ns/net", self.0.init);
         let namespace = File::open(&path).with_context(|| format!("cannot open {path}"))?;
         let thread = std::thread::spawn(move || {
@@ -249,7 +259,9 @@ impl Node {
                 .context("cannot enter the node's network namespace")?;
             make()
         });
-        thread.join().unwrap_or_else(|_| bail!("the thread in the node's network panicked"))
+        thread
+            .join()
+            .unwrap_or_else(|_| bail!("the thread in the node's network panicked"))
     }
 
     /// Starts `coracle serve` inside and waits until its socket answers.

@@ -13,7 +13,10 @@ pub fn commands(markdown: &str, programs: &[&str]) -> Vec<String> {
         }
         if fenced {
             let line = line.trim();
-            let line = line.strip_prefix("$ ").or_else(|| line.strip_prefix("# ")).unwrap_or(line);
+            let line = line
+                .strip_prefix("$ ")
+                .or_else(|| line.strip_prefix("# "))
+                .unwrap_or(line);
             found.extend(command(line, programs));
         } else {
             // Every second part of a line split at backquotes is a code span.
@@ -26,8 +29,15 @@ pub fn commands(markdown: &str, programs: &[&str]) -> Vec<String> {
 }
 
 fn command(text: &str, programs: &[&str]) -> Option<String> {
-    let text = text.split(" #").next()?.split(['|', '>', '<', ';', '&']).next()?.trim();
-    let fits = programs.iter().any(|program| text == *program || text.starts_with(&format!("{program} ")));
+    let text = text
+        .split(" #")
+        .next()?
+        .split(['|', '>', '<', ';', '&'])
+        .next()?
+        .trim();
+    let fits = programs
+        .iter()
+        .any(|program| text == *program || text.starts_with(&format!("{program} ")));
     fits.then(|| text.to_owned())
 }
 
@@ -55,7 +65,12 @@ mod tests {
                     coracle ps -o json | jq\nls\n```\n";
         assert_eq!(
             commands(text, &["make", "cargo xtask", "coracle"]),
-            ["make test", "cargo xtask node -- ls", "make run", "coracle ps -o json"]
+            [
+                "make test",
+                "cargo xtask node -- ls",
+                "make run",
+                "coracle ps -o json"
+            ]
         );
     }
 

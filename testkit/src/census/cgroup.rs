@@ -40,7 +40,9 @@ pub fn of_instance(node: &Node) -> Result<Vec<PathBuf>> {
 
 fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
     // A cgroup that goes while it is looked at is gone: no error.
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
     found.push(directory.to_owned());
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

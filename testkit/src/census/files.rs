@@ -15,7 +15,12 @@ pub(super) fn collect(node: &Node, census: &mut Census) -> Result<()> {
     walk(&writable, Path::new("writable"), "writable layers", census);
     // Reserved addresses (the CNI host-local plugin's place) outlive a reboot, so a leak here is for good.
     let addresses = node.path("/var/lib/cni/networks");
-    walk(&addresses, Path::new("/var/lib/cni/networks"), "reserved addresses", census);
+    walk(
+        &addresses,
+        Path::new("/var/lib/cni/networks"),
+        "reserved addresses",
+        census,
+    );
     Ok(())
 }
 
@@ -25,7 +30,8 @@ fn mounts(node: &Node, census: &mut Census) -> Result<()> {
     for line in text.lines() {
         let (Some(target), Some(kind)) = (
             line.split(' ').nth(4),
-            line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next()),
+            line.split_once(" - ")
+                .and_then(|(_, rest)| rest.split(' ').next()),
         ) else {
             continue;
         };
@@ -36,7 +42,9 @@ fn mounts(node: &Node, census: &mut Census) -> Result<()> {
 
 /// Every path below, without following links; two levels are enough of a writable layer.
 fn walk(directory: &Path, shown: &Path, section: &'static str, census: &mut Census) {
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let shown = shown.join(&name);

@@ -14,7 +14,9 @@ pub(super) fn collect(node: &Node, census: &mut Census) -> Result<()> {
 }
 
 fn namespaces(node: &Node, census: &mut Census) {
-    let Ok(entries) = std::fs::read_dir(node.path("/run/netns")) else { return };
+    let Ok(entries) = std::fs::read_dir(node.path("/run/netns")) else {
+        return;
+    };
     for entry in entries.flatten() {
         census.add("network namespaces", entry.file_name().to_string_lossy());
     }
@@ -28,13 +30,19 @@ fn links(node: &Node, census: &mut Census) -> Result<()> {
         let name = link["ifname"].as_str().unwrap_or_default();
         // Kernels built with these make one of each in every namespace.
         let kind = link["linkinfo"]["info_kind"].as_str().unwrap_or("plain");
-        let master = link["master"].as_str().map(|master| format!(" in {master}")).unwrap_or_default();
+        let master = link["master"]
+            .as_str()
+            .map(|master| format!(" in {master}"))
+            .unwrap_or_default();
         census.add("links", format!("{name} ({kind}){master}"));
         for address in link["addr_info"].as_array().into_iter().flatten() {
             let local = address["local"].as_str().unwrap_or_default();
             // A link-local address comes some seconds after a bridge gets its first port.
             if !local.starts_with("fe80:") {
-                census.add("addresses", format!("{local}/{} dev {name}", address["prefixlen"]));
+                census.add(
+                    "addresses",
+                    format!("{local}/{} dev {name}", address["prefixlen"]),
+                );
             }
         }
     }
@@ -43,7 +51,10 @@ fn links(node: &Node, census: &mut Census) -> Result<()> {
 
 fn routes(node: &Node, census: &mut Census) -> Result<()> {
     for family in ["-4", "-6"] {
-        for line in node.run("ip", &[family, "route", "show", "table", "all"])?.lines() {
+        for line in node
+            .run("ip", &[family, "route", "show", "table", "all"])?
+            .lines()
+        {
             // Link-local and multicast routes follow the addresses that are left out above; linkdown
             // says whether a bridge has a port, which the links tell.
             if !line.contains("fe80:") && !line.contains("ff00::") {

@@ -18,18 +18,25 @@ pub(super) fn collect(node: &Node, census: &mut Census) -> Result<()> {
 
 fn descriptors(process: &Process, census: &mut Census) {
     // A process that leaves while it is looked at holds nothing.
-    let Ok(entries) = std::fs::read_dir(process.directory.join("fd")) else { return };
+    let Ok(entries) = std::fs::read_dir(process.directory.join("fd")) else {
+        return;
+    };
     for entry in entries.flatten() {
         if let Ok(target) = std::fs::read_link(entry.path()) {
             let role = process.role;
-            census.add("descriptors", format!("{role:?}: {}", kind(&target.to_string_lossy())));
+            census.add(
+                "descriptors",
+                format!("{role:?}: {}", kind(&target.to_string_lossy())),
+            );
         }
     }
 }
 
 /// Numbers that the kernel counts up are left out, so that two looks agree.
 fn kind(target: &str) -> String {
-    for numbered in ["socket", "pipe", "mnt", "net", "pid", "ipc", "uts", "user", "cgroup"] {
+    for numbered in [
+        "socket", "pipe", "mnt", "net", "pid", "ipc", "uts", "user", "cgroup",
+    ] {
         if let Some(rest) = target.strip_prefix(numbered)
             && rest.starts_with(":[")
         {

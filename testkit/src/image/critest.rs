@@ -47,19 +47,42 @@ pub fn all() -> Result<Vec<NamedImage>> {
     };
     let mut images = Vec::new();
     let mut add = |place: &str, name: &str, tag: &'static str, image: Image| {
-        let repository = if place.is_empty() { name.to_owned() } else { format!("{place}/{name}") };
-        images.push(NamedImage { repository, tag, image });
+        let repository = if place.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{place}/{name}")
+        };
+        images.push(NamedImage {
+            repository,
+            tag,
+            image,
+        });
     };
     add(E2E, "busybox", "1.29-2", tools("busybox").build());
     add(E2E, "nginx", "1.14-2", nginx(80)?);
     add(E2E, "httpd", "2.4.39-4", httpd()?);
     add(E2E, "nonewprivs", "1.3", no_new_privs()?);
-    add(STAGING, &format!("hostnet-nginx-{}", go_architecture()), "latest", nginx(12003)?);
-    for name in ["test-image-1", "test-image-2", "test-image-3", "test-image-latest"] {
+    add(
+        STAGING,
+        &format!("hostnet-nginx-{}", go_architecture()),
+        "latest",
+        nginx(12003)?,
+    );
+    for name in [
+        "test-image-1",
+        "test-image-2",
+        "test-image-3",
+        "test-image-latest",
+    ] {
         add(STAGING, name, "latest", tools(name).build());
     }
     for tag in ["test", "all"] {
-        add(STAGING, "test-image-tag", tag, tools(&format!("test-image-tag:{tag}")).build());
+        add(
+            STAGING,
+            "test-image-tag",
+            tag,
+            tools(&format!("test-image-tag:{tag}")).build(),
+        );
     }
     for tag in ["1", "2", "3"] {
         add(STAGING, "test-image-tags", tag, tools("test-image-tags").build());
@@ -73,7 +96,11 @@ pub fn all() -> Result<Vec<NamedImage>> {
     ] {
         add(STAGING, name, "latest", tools(name).user(user).build());
     }
-    let pause = tools("pause").cmd(&["/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 1; done"]);
+    let pause = tools("pause").cmd(&[
+        "/bin/sh",
+        "-c",
+        "trap 'exit 0' TERM INT; while :; do sleep 1; done",
+    ]);
     add("", "pause", "3.9", pause.build());
     Ok(images)
 }
@@ -119,8 +146,15 @@ fn nginx(port: u16) -> Result<Image> {
         .directory("/var/lib/nginx", 0o755)
         .directory("/var/log/nginx", 0o755)
         .file("/etc/nginx/nginx.conf", 0o644, config)
-        .file("/usr/share/nginx/html/index.html", 0o644, "<h1>Welcome to nginx!</h1>\n");
-    Ok(builder(layer).cmd(&["nginx", "-g", "daemon off;"]).setting("StopSignal", "SIGTERM").build())
+        .file(
+            "/usr/share/nginx/html/index.html",
+            0o644,
+            "<h1>Welcome to nginx!</h1>\n",
+        );
+    Ok(builder(layer)
+        .cmd(&["nginx", "-g", "daemon off;"])
+        .setting("StopSignal", "SIGTERM")
+        .build())
 }
 
 /// Apache under the upstream image's program name, which shows in its log.
@@ -138,8 +172,18 @@ fn httpd() -> Result<Image> {
     }
     let layer = layer
         .file("/usr/local/apache2/conf/httpd.conf", 0o644, CONFIG)
-        .file("/usr/local/apache2/htdocs/index.html", 0o644, "<html><body><h1>It works!</h1></body></html>\n");
-    let command = ["httpd", "-D", "FOREGROUND", "-f", "/usr/local/apache2/conf/httpd.conf"];
+        .file(
+            "/usr/local/apache2/htdocs/index.html",
+            0o644,
+            "<html><body><h1>It works!</h1></body></html>\n",
+        );
+    let command = [
+        "httpd",
+        "-D",
+        "FOREGROUND",
+        "-f",
+        "/usr/local/apache2/conf/httpd.conf",
+    ];
     Ok(builder(layer).cmd(&command).build())
 }
 

@@ -38,7 +38,10 @@ pub(super) fn find(program: &str, package: &str) -> Result<PathBuf> {
 /// When Debian's package busybox is not installed.
 pub fn busybox_root() -> Result<Layer> {
     let program = find("busybox", "busybox")?;
-    let listed = Command::new(&program).arg("--list").output().context("cannot run busybox")?;
+    let listed = Command::new(&program)
+        .arg("--list")
+        .output()
+        .context("cannot run busybox")?;
     ensure!(listed.status.success(), "busybox --list: {}", listed.status);
     let mut layer = Layer::new()
         .directory("/tmp", 0o1777)
@@ -52,7 +55,10 @@ pub fn busybox_root() -> Result<Layer> {
         .file("/etc/passwd", 0o644, PASSWD)
         .file("/etc/group", 0o644, GROUP)
         .host_program(&program, "/bin/busybox")?;
-    for applet in String::from_utf8(listed.stdout)?.lines().filter(|applet| *applet != "busybox") {
+    for applet in String::from_utf8(listed.stdout)?
+        .lines()
+        .filter(|applet| *applet != "busybox")
+    {
         layer = layer.hard_link(&format!("/bin/{applet}"), "/bin/busybox");
     }
     Ok(layer.hard_link("/usr/bin/env", "/bin/busybox"))
@@ -68,5 +74,7 @@ pub fn busybox() -> Result<Image> {
 
 /// An image of one gzip layer with the usual PATH.
 pub(super) fn builder(layer: Layer) -> ImageBuilder {
-    ImageBuilder::new().layer(layer.build(), Compression::Gzip).env(PATH)
+    ImageBuilder::new()
+        .layer(layer.build(), Compression::Gzip)
+        .env(PATH)
 }

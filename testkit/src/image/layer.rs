@@ -83,7 +83,13 @@ impl Entry {
     /// Root's, without extended attributes.
     #[must_use]
     pub fn new(path: &str, mode: u32, kind: EntryKind) -> Self {
-        Self { path: path.to_owned(), kind, mode, owner: (0, 0), xattrs: Vec::new() }
+        Self {
+            path: path.to_owned(),
+            kind,
+            mode,
+            owner: (0, 0),
+            xattrs: Vec::new(),
+        }
     }
 
     /// With another owner and group.
@@ -125,11 +131,19 @@ impl Layer {
     /// Adds an entry, with the directories above it where they are not there yet (0755, root's).
     fn put(&mut self, entry: Entry) {
         let path = PathBuf::from(entry.path.trim_start_matches('/'));
-        let mut above: Vec<&Path> = path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+        let mut above: Vec<&Path> = path
+            .ancestors()
+            .skip(1)
+            .filter(|path| !path.as_os_str().is_empty())
+            .collect();
         above.reverse();
         for directory in above {
             if self.present.insert(directory.to_owned()) {
-                self.entries.push(Entry::new(&directory.to_string_lossy(), 0o755, EntryKind::Directory));
+                self.entries.push(Entry::new(
+                    &directory.to_string_lossy(),
+                    0o755,
+                    EntryKind::Directory,
+                ));
             }
         }
         let name = path.to_string_lossy().into_owned();
@@ -176,7 +190,11 @@ impl Layer {
     /// Hides what lower layers have inside a directory (layer.md, "Opaque Whiteout").
     #[must_use]
     pub fn opaque(self, directory: &str) -> Self {
-        self.file(&format!("{}/.wh..wh..opq", directory.trim_end_matches('/')), 0o644, "")
+        self.file(
+            &format!("{}/.wh..wh..opq", directory.trim_end_matches('/')),
+            0o644,
+            "",
+        )
     }
 
     /// Copies a file of the host, following links.
@@ -261,9 +279,18 @@ fn append(archive: &mut tar::Builder<Vec<u8>>, entry: &Entry) -> std::io::Result
             records.push((field.to_owned(), text.as_bytes().to_vec()));
         }
     }
-    records.extend(entry.xattrs.iter().map(|(name, value)| (format!("SCHILY.xattr.{name}"), value.clone())));
+    records.extend(
+        entry
+            .xattrs
+            .iter()
+            .map(|(name, value)| (format!("SCHILY.xattr.{name}"), value.clone())),
+    );
     if !records.is_empty() {
-        archive.append_pax_extensions(records.iter().map(|(name, value)| (name.as_str(), value.as_slice())))?;
+        archive.append_pax_extensions(
+            records
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_slice())),
+        )?;
     }
     header.set_entry_type(kind);
     header.set_mode(entry.mode);
@@ -282,8 +309,12 @@ fn append(archive: &mut tar::Builder<Vec<u8>>, entry: &Entry) -> std::io::Result
 
 /// What ldd(1) says a program is linked with.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output().context("cannot run ldd (package libc-bin)")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let output = Command::new("ldd")
+        .arg(program)
+        .output()
+        .context("cannot run ldd (package libc-bin)")?;
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success() || text.contains("not a dynamic executable"),
         "ldd {}: {text}",

@@ -15,7 +15,9 @@ fn layers_are_compressed_as_asked_and_keep_their_diff_id() {
         match compression {
             Compression::None => plain.extend_from_slice(&blob.content),
             Compression::Gzip => {
-                flate2::read::GzDecoder::new(blob.content.as_ref()).read_to_end(&mut plain).unwrap();
+                flate2::read::GzDecoder::new(blob.content.as_ref())
+                    .read_to_end(&mut plain)
+                    .unwrap();
             }
             Compression::Zstd => plain = zstd::decode_all(blob.content.as_ref()).unwrap(),
         }
@@ -35,7 +37,11 @@ fn gnu_tar_reads_every_kind_of_entry() {
         .whiteout("/etc/gone")
         .opaque("/var")
         .file(&long, 0o600, "deep")
-        .entry(Entry::new("dev/null", 0o666, EntryKind::Device { major: 1, minor: 3 }))
+        .entry(Entry::new(
+            "dev/null",
+            0o666,
+            EntryKind::Device { major: 1, minor: 3 },
+        ))
         .entry(Entry::new("../escape", 0o644, EntryKind::File(b"x".to_vec())).owned_by(5, 6))
         .build();
     let directory = tempfile::tempdir().unwrap();
@@ -60,7 +66,10 @@ fn gnu_tar_reads_every_kind_of_entry() {
 
 #[test]
 fn an_oci_layout_names_its_image() {
-    let image = ImageBuilder::new().layer(Layer::new().build(), Compression::None).cmd(&["x"]).build();
+    let image = ImageBuilder::new()
+        .layer(Layer::new().build(), Compression::None)
+        .cmd(&["x"])
+        .build();
     let directory = tempfile::tempdir().unwrap();
     image.write_layout(directory.path(), "example.org/a:1").unwrap();
     let index: Value =
@@ -77,9 +86,19 @@ fn root_busybox_runs_from_its_layer_alone() {
     std::fs::write(&file, debian::busybox_root().unwrap().build()).unwrap();
     let root = directory.path().join("root");
     std::fs::create_dir(&root).unwrap();
-    let unpacked = Command::new("tar").arg("-xpf").arg(&file).arg("-C").arg(&root).status().unwrap();
+    let unpacked = Command::new("tar")
+        .arg("-xpf")
+        .arg(&file)
+        .arg("-C")
+        .arg(&root)
+        .status()
+        .unwrap();
     assert!(unpacked.success());
-    let output = Command::new("chroot").arg(&root).args(["/bin/sh", "-c", "ls /bin/ls; id nobody"]).output().unwrap();
+    let output = Command::new("chroot")
+        .arg(&root)
+        .args(["/bin/sh", "-c", "ls /bin/ls; id nobody"])
+        .output()
+        .unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         "/bin/ls\nuid=65534(nobody) gid=65534(nogroup) groups=65534(nogroup)\n",
@@ -91,11 +110,19 @@ fn root_busybox_runs_from_its_layer_alone() {
 fn all_images_of_critest_are_built_and_distinct() {
     let images = critest::all().unwrap();
     let of = |name: &str, tag: &str| {
-        let found = images.iter().find(|image| image.repository.ends_with(name) && image.tag == tag);
+        let found = images
+            .iter()
+            .find(|image| image.repository.ends_with(name) && image.tag == tag);
         found.unwrap_or_else(|| panic!("{name}:{tag}")).image.id().clone()
     };
     assert_eq!(of("test-image-tags", "1"), of("test-image-tags", "3"));
-    let distinct = ["test-image-1", "test-image-2", "test-image-3", "test-image-latest"].map(|name| of(name, "latest"));
+    let distinct = [
+        "test-image-1",
+        "test-image-2",
+        "test-image-3",
+        "test-image-latest",
+    ]
+    .map(|name| of(name, "latest"));
     let set: std::collections::BTreeSet<_> = distinct.iter().collect();
     assert_eq!(set.len(), 4);
     assert_ne!(of("test-image-tag", "test"), of("test-image-tag", "all"));

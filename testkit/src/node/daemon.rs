@@ -43,7 +43,11 @@ pub struct Daemon {
 
 impl Daemon {
     pub(super) fn start(node: Node, options: DaemonOptions) -> Result<Self> {
-        let mut daemon = Self { node, options, service: None };
+        let mut daemon = Self {
+            node,
+            options,
+            service: None,
+        };
         daemon.service = Some(daemon.launch()?);
         Ok(daemon)
     }

@@ -16,8 +16,10 @@ exec >/dev/null
 
 while read -r _; do :; done
 
-kill -KILL "$holder" 2>/dev/null
-wait "$holder" 2>/dev/null
+# The shell would tell that the holder was killed.
+exec 3>&2 2>/dev/null
+kill -KILL "$holder"
+wait "$holder"
 
 # Field 5 of a mountinfo line is the mount point; the type follows the lone dash.
 hierarchies() {
@@ -33,9 +35,9 @@ hierarchies() {
 
 # Frozen processes of cgroup v1 do not die before they are thawed.
 remove_cgroup() {
-	find "$1" -name freezer.state -exec sh -c 'echo THAWED >"$1"' _ {} \; 2>/dev/null
+	find "$1" -name freezer.state -exec sh -c 'echo THAWED >"$1"' _ {} \;
 	if [ -e "$1/cgroup.kill" ]; then echo 1 >"$1/cgroup.kill"; fi
-	find "$1" -depth -type d -exec rmdir {} \; 2>/dev/null
+	find "$1" -depth -type d -exec rmdir {} \;
 	[ ! -d "$1" ]
 }
 
@@ -49,4 +51,4 @@ for attempt in $(seq 100); do
 	[ $left = 0 ] && break
 	sleep 0.05
 done
-rm -rf --one-file-system "$directory"
+rm -rf --one-file-system "$directory" 2>&3

@@ -45,7 +45,11 @@ impl Process {
     /// Its command line in one piece; its short name where there is none.
     #[must_use]
     pub fn title(&self) -> String {
-        if self.command.is_empty() { format!("[{}]", self.name) } else { self.command.join(" ") }
+        if self.command.is_empty() {
+            format!("[{}]", self.name)
+        } else {
+            self.command.join(" ")
+        }
     }
 
     /// Sends SIGKILL; a process that is gone already is no error.
@@ -60,7 +64,9 @@ impl Process {
 /// Sends a signal to the process whose /proc directory this is: pidfd_send_signal(2) takes the
 /// directory's descriptor, so the pid needs no translation between namespaces and cannot be reused.
 pub(super) fn signal(directory: &Path, signal: Signal) -> Result<()> {
-    let Ok(process) = File::open(directory) else { return Ok(()) };
+    let Ok(process) = File::open(directory) else {
+        return Ok(());
+    };
     match rustix::process::pidfd_send_signal(process.as_fd(), signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot signal {}", directory.display())),
@@ -75,7 +81,9 @@ pub(super) fn of_node(node: &Node) -> Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in entries {
         let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         // The first process is the node itself. One that leaves while it is looked at is no more.
         if pid != 1
             && let Some(process) = read(pid, proc.join(name))
@@ -89,7 +97,12 @@ pub(super) fn of_node(node: &Node) -> Result<Vec<Process>> {
 
 fn read(pid: u32, directory: PathBuf) -> Option<Process> {
     let status = std::fs::read_to_string(directory.join("status")).ok()?;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
     let command: Vec<String> = std::fs::read(directory.join("cmdline"))
         .ok()?
         .split(|byte| *byte == 0)
@@ -109,7 +122,10 @@ fn read(pid: u32, directory: PathBuf) -> Option<Process> {
 
 /// The program writes its role behind its name, as the first argument or within a title of its own.
 fn role(command: &[String]) -> Role {
-    let mut words = command.iter().flat_map(|part| part.split([' ', ':'])).filter(|word| !word.is_empty());
+    let mut words = command
+        .iter()
+        .flat_map(|part| part.split([' ', ':']))
+        .filter(|word| !word.is_empty());
     let program = words.next().unwrap_or_default();
     let file = program.rsplit('/').next().unwrap_or_default();
     if !file.starts_with("coracle") {
@@ -130,7 +146,10 @@ mod tests {
     #[test]
     fn a_role_is_read_from_arguments_or_a_title() {
         let words = |line: &[&str]| line.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        assert_eq!(role(&words(&["/x/coracle", "serve", "--root", "/r"])), Role::Daemon);
+        assert_eq!(
+            role(&words(&["/x/coracle", "serve", "--root", "/r"])),
+            Role::Daemon
+        );
         assert_eq!(role(&words(&["coracle", "keeper"])), Role::Keeper);
         assert_eq!(role(&words(&["coracle shim 0123"])), Role::Shim);
         assert_eq!(role(&words(&["coracle: shim 0123"])), Role::Shim);

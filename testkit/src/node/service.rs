@@ -44,7 +44,12 @@ impl Service {
             .stderr(file)
             .spawn()
             .context("cannot run nsenter (package util-linux)")?;
-        let mut service = Self { name: name.to_owned(), entrance, host_pid: 0, log };
+        let mut service = Self {
+            name: name.to_owned(),
+            entrance,
+            host_pid: 0,
+            log,
+        };
         let started = wait::until(&format!("{name} to be ready"), START, || {
             if let Some(status) = service.entrance.try_wait()? {
                 bail!("{name} left at once: {status}");
@@ -112,7 +117,9 @@ impl Service {
     fn end_with(&mut self, signal: Signal) -> Result<ExitStatus> {
         process::signal(&self.proc(), signal)?;
         let name = self.name.clone();
-        wait::until(&format!("{name} to end"), STOP, || Ok(self.entrance.try_wait()?))
+        wait::until(&format!("{name} to end"), STOP, || {
+            Ok(self.entrance.try_wait()?)
+        })
     }
 }
 

@@ -10,10 +10,21 @@ fn root_a_node_is_private_and_leaves_nothing() {
     let node = Node::start().unwrap();
     let (directory, instance) = (node.directory().to_owned(), node.instance().clone());
     assert_eq!(node.run("hostname", &[]).unwrap().trim(), instance.as_str());
-    assert_eq!(node.run("ls", &["/etc/cni/net.d", "/run/netns"]).unwrap(), "/etc/cni/net.d:\n\n/run/netns:\n");
-    assert!(node.run("ip", &["link", "show", "dev", "lo"]).unwrap().contains("LOWER_UP"));
+    assert_eq!(
+        node.run("ls", &["/etc/cni/net.d", "/run/netns"]).unwrap(),
+        "/etc/cni/net.d:\n\n/run/netns:\n"
+    );
+    assert!(
+        node.run("ip", &["link", "show", "dev", "lo"])
+            .unwrap()
+            .contains("LOWER_UP")
+    );
     // What the node changes on the host's side of paths stays inside.
-    node.run("sh", &["-c", "echo x > /etc/written-inside && mkdir /run/netns/x"]).unwrap();
+    node.run(
+        "sh",
+        &["-c", "echo x > /etc/written-inside && mkdir /run/netns/x"],
+    )
+    .unwrap();
     assert!(!Path::new("/etc/written-inside").exists() && !Path::new("/run/netns/x").exists());
     assert_eq!(std::fs::read(node.path("/etc/written-inside")).unwrap(), b"x\n");
 
@@ -27,10 +38,15 @@ fn root_a_node_is_private_and_leaves_nothing() {
         std::fs::create_dir_all(group).unwrap();
     }
     // A process that nobody waits for, in one of the cgroups.
-    node.run("sh", &["-c", "setsid sleep 1000 >/dev/null 2>&1 &"]).unwrap();
+    node.run("sh", &["-c", "setsid sleep 1000 >/dev/null 2>&1 &"])
+        .unwrap();
     let sleeper = node.processes().unwrap();
     assert_eq!(sleeper.len(), 1, "{sleeper:?}");
-    std::fs::write(groups[0].join("cgroup.procs"), host_pid_of("sleep", &node).to_string()).unwrap();
+    std::fs::write(
+        groups[0].join("cgroup.procs"),
+        host_pid_of("sleep", &node).to_string(),
+    )
+    .unwrap();
 
     drop(node);
     assert!(!directory.exists());
@@ -45,7 +61,12 @@ fn host_pid_of(name: &str, node: &Node) -> u32 {
     children
         .split_whitespace()
         .map(|pid| pid.parse::<u32>().unwrap())
-        .find(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim() == name)
+        .find(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                .unwrap()
+                .trim()
+                == name
+        })
         .unwrap()
 }
 
@@ -53,9 +74,11 @@ fn host_pid_of(name: &str, node: &Node) -> u32 {
 fn root_nodes_run_side_by_side_and_orphans_are_reaped() {
     let (one, two) = (Node::start().unwrap(), Node::start().unwrap());
     assert_ne!(one.instance(), two.instance());
-    one.run("ip", &["link", "add", "only-here", "type", "bridge"]).unwrap();
+    one.run("ip", &["link", "add", "only-here", "type", "bridge"])
+        .unwrap();
     assert!(two.run("ip", &["link", "show", "dev", "only-here"]).is_err());
-    one.run("sh", &["-c", "setsid sleep 0.05 >/dev/null 2>&1 &"]).unwrap();
+    one.run("sh", &["-c", "setsid sleep 0.05 >/dev/null 2>&1 &"])
+        .unwrap();
     wait::until("the orphan to be reaped", Duration::from_secs(5), || {
         Ok(one.processes()?.is_empty().then_some(()))
     })
@@ -67,7 +90,10 @@ fn root_sockets_are_opened_inside_from_outside() {
     let node = Node::start().unwrap();
     let listener = node.listen(0).unwrap();
     let address = listener.local_addr().unwrap();
-    assert!(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err(), "reached from outside");
+    assert!(
+        TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err(),
+        "reached from outside"
+    );
     let mut near = node.connect(address).unwrap();
     near.write_all(b"hello\n").unwrap();
     let (far, _) = listener.accept().unwrap();

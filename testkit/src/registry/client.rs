@@ -38,7 +38,12 @@ impl RegistryClient {
         }
         let path = format!("/v2/{repository}/manifests/{tag}");
         let answer = self
-            .send(Method::PUT, &path, Some(image.manifest_type()), image.manifest().clone())
+            .send(
+                Method::PUT,
+                &path,
+                Some(image.manifest_type()),
+                image.manifest().clone(),
+            )
             .await
             .with_context(|| format!("cannot push manifest {repository}:{tag}"))?;
         expect(&answer, StatusCode::CREATED, &path)
@@ -52,12 +57,18 @@ impl RegistryClient {
         let path = format!("/v2/{repository}/blobs/uploads/");
         let answer = self.send(Method::POST, &path, None, Bytes::new()).await?;
         expect(&answer, StatusCode::ACCEPTED, &path)?;
-        let location = answer.headers().get(LOCATION).context("no Location for the upload")?.to_str()?;
+        let location = answer
+            .headers()
+            .get(LOCATION)
+            .context("no Location for the upload")?
+            .to_str()?;
         let location: hyper::Uri = location.parse()?;
         let target = location.path_and_query().map_or("/", |target| target.as_str());
         let sign = if target.contains('?') { '&' } else { '?' };
         let target = format!("{target}{sign}digest={digest}");
-        let answer = self.send(Method::PUT, &target, Some("application/octet-stream"), content).await?;
+        let answer = self
+            .send(Method::PUT, &target, Some("application/octet-stream"), content)
+            .await?;
         expect(&answer, StatusCode::CREATED, &target)
     }
 
@@ -81,7 +92,10 @@ impl RegistryClient {
         let stream = TokioIo::new(tokio::net::TcpStream::from_std(stream)?);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
         let connection = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(HOST, self.address.to_string());
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.address.to_string());
         if let Some(content_type) = content_type {
             request = request.header(CONTENT_TYPE, content_type);
         }

@@ -47,8 +47,13 @@ impl Distribution {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.local_addr()?.port()));
         drop(listener);
         let storage = directory.path().join("storage");
-        let mut registry =
-            Self { node: node.clone(), storage, _directory: directory, address, service: None };
+        let mut registry = Self {
+            node: node.clone(),
+            storage,
+            _directory: directory,
+            address,
+            service: None,
+        };
         registry.restart(Access::Open).await?;
         Ok(registry)
     }
@@ -69,7 +74,10 @@ impl Distribution {
         );
         if access == Access::Login {
             let htpasswd = directory.join("htpasswd");
-            config += &format!("auth:\n  htpasswd:\n    realm: coracle\n    path: {}\n", htpasswd.display());
+            config += &format!(
+                "auth:\n  htpasswd:\n    realm: coracle\n    path: {}\n",
+                htpasswd.display()
+            );
         }
         let file = directory.join("config.yml");
         std::fs::write(&file, config)?;

@@ -133,7 +133,11 @@ impl FaultyRegistry {
                 connections.spawn(async move { drop(connection.await) });
             }
         });
-        Ok(Self { address, state, server })
+        Ok(Self {
+            address,
+            state,
+            server,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -154,7 +158,9 @@ impl FaultyRegistry {
         }
         let manifest = (image.manifest_type().to_owned(), image.manifest().clone());
         for name in [tag, image.digest().as_str()] {
-            state.manifests.insert((repository.to_owned(), name.to_owned()), manifest.clone());
+            state
+                .manifests
+                .insert((repository.to_owned(), name.to_owned()), manifest.clone());
         }
         format!("{}/{repository}:{tag}", self.address)
     }
@@ -162,7 +168,9 @@ impl FaultyRegistry {
     /// Puts any bytes in as a manifest, also those that no builder would make.
     pub fn add_manifest(&self, repository: &str, name: &str, content_type: &str, content: impl Into<Bytes>) {
         let manifest = (content_type.to_owned(), content.into());
-        self.state().manifests.insert((repository.to_owned(), name.to_owned()), manifest);
+        self.state()
+            .manifests
+            .insert((repository.to_owned(), name.to_owned()), manifest);
     }
 
     /// Puts any bytes in as the blob of a digest, also wrong ones.
@@ -172,7 +180,11 @@ impl FaultyRegistry {
 
     /// From now on; the first fault that fits a request happens to it.
     pub fn fail(&self, path: &str, times: u32, trouble: Trouble) {
-        self.state().faults.push(Fault { path: path.to_owned(), times, trouble });
+        self.state().faults.push(Fault {
+            path: path.to_owned(),
+            times,
+            trouble,
+        });
     }
 
     /// Takes all faults back.
@@ -194,7 +206,11 @@ impl FaultyRegistry {
     /// How many requests had this in their path.
     #[must_use]
     pub fn count(&self, part: &str) -> usize {
-        self.state().asked.iter().filter(|asked| asked.path.contains(part)).count()
+        self.state()
+            .asked
+            .iter()
+            .filter(|asked| asked.path.contains(part))
+            .count()
     }
 }
 
@@ -209,21 +225,31 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn respond(
-    state: Arc<Mutex<State>>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
-    let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+async fn respond(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let text = |name| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
     let asked = Asked {
         method: request.method().to_string(),
-        path: request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned(),
+        path: request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str())
+            .to_owned(),
         authorization: text(AUTHORIZATION),
         range: text(RANGE),
     };
     let (right, trouble) = {
         let mut state = lock(&state);
         state.asked.push(asked.clone());
-        let trouble = state.faults.iter_mut().find(|fault| fault.times > 0 && asked.path.contains(&fault.path));
+        let trouble = state
+            .faults
+            .iter_mut()
+            .find(|fault| fault.times > 0 && asked.path.contains(&fault.path));
         let trouble = trouble.map(|fault| {
             if fault.times != u32::MAX {
                 fault.times -= 1;

@@ -31,7 +31,12 @@ pub(super) struct Answer {
 
 impl Answer {
     fn new(status: StatusCode, content: impl Into<Bytes>) -> Self {
-        Self { status, headers: Vec::new(), content: content.into(), head_only: false }
+        Self {
+            status,
+            headers: Vec::new(),
+            content: content.into(),
+            head_only: false,
+        }
     }
 
     fn header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
@@ -65,10 +70,16 @@ fn content(state: &State, asked: &Asked) -> Answer {
     }
     let (allowed, challenge) = match state.login {
         Login::None => (true, String::new()),
-        Login::Basic => (given == Some(basic.as_str()), "Basic realm=\"coracle\"".to_owned()),
+        Login::Basic => (
+            given == Some(basic.as_str()),
+            "Basic realm=\"coracle\"".to_owned(),
+        ),
         Login::Bearer => (
             given == Some(&format!("Bearer {TOKEN}")),
-            format!("Bearer realm=\"http://{}/token\",service=\"testkit\"", state.authority),
+            format!(
+                "Bearer realm=\"http://{}/token\",service=\"testkit\"",
+                state.authority
+            ),
         ),
     };
     if !allowed {
@@ -82,7 +93,10 @@ fn content(state: &State, asked: &Asked) -> Answer {
         return match state.manifests.get(&(repository.to_owned(), name.to_owned())) {
             Some((content_type, content)) => Answer::new(StatusCode::OK, content.clone())
                 .header(CONTENT_TYPE, content_type)
-                .header(HeaderName::from_static("docker-content-digest"), crate::image::digest(content).to_string()),
+                .header(
+                    HeaderName::from_static("docker-content-digest"),
+                    crate::image::digest(content).to_string(),
+                ),
             None => Answer::refusal(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
         };
     }
@@ -98,11 +112,20 @@ fn content(state: &State, asked: &Asked) -> Answer {
 /// Whole, or from where `bytes=N-` asks to go on.
 fn blob(content: &Bytes, range: Option<&str>) -> Answer {
     let from = range
-        .and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse::<usize>().ok())
+        .and_then(|range| {
+            range
+                .strip_prefix("bytes=")?
+                .split('-')
+                .next()?
+                .parse::<usize>()
+                .ok()
+        })
         .filter(|from| *from < content.len());
     let answer = match from {
-        Some(from) => Answer::new(StatusCode::PARTIAL_CONTENT, content.slice(from..))
-            .header(CONTENT_RANGE, format!("bytes {from}-{}/{}", content.len() - 1, content.len())),
+        Some(from) => Answer::new(StatusCode::PARTIAL_CONTENT, content.slice(from..)).header(
+            CONTENT_RANGE,
+            format!("bytes {from}-{}/{}", content.len() - 1, content.len()),
+        ),
         None => Answer::new(StatusCode::OK, content.clone()),
     };
     answer.header(CONTENT_TYPE, "application/octet-stream")
@@ -136,9 +159,10 @@ pub(super) async fn troubled(mut answer: Answer, trouble: Option<Trouble>) -> Re
             send(answer, whole)
         }
         Some(Trouble::Silent) => std::future::pending().await,
-        Some(Trouble::Redirect(place)) => {
-            send(Answer::new(StatusCode::TEMPORARY_REDIRECT, Bytes::new()).header(LOCATION, place), whole)
-        }
+        Some(Trouble::Redirect(place)) => send(
+            Answer::new(StatusCode::TEMPORARY_REDIRECT, Bytes::new()).header(LOCATION, place),
+            whole,
+        ),
         Some(Trouble::Replace { content_type, body }) => {
             let mut other = Answer::new(StatusCode::OK, body).header(CONTENT_TYPE, content_type);
             other.head_only = answer.head_only;
@@ -149,7 +173,11 @@ pub(super) async fn troubled(mut answer: Answer, trouble: Option<Trouble>) -> Re
 
 fn send(answer: Answer, body: impl FnOnce(Bytes) -> Body) -> Response<Body> {
     let length = answer.content.len();
-    let content = if answer.head_only { whole(Bytes::new()) } else { body(answer.content) };
+    let content = if answer.head_only {
+        whole(Bytes::new())
+    } else {
+        body(answer.content)
+    };
     let mut response = Response::new(content);
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
@@ -167,12 +195,16 @@ fn whole(content: Bytes) -> Body {
 }
 
 fn slowly(content: Bytes, piece: usize) -> Body {
-    let pieces: Vec<Bytes> =
-        (0..content.len()).step_by(piece).map(|at| content.slice(at..content.len().min(at + piece))).collect();
-    streamed(tokio_stream::iter(pieces.into_iter().map(Ok)).then(|piece| async {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        piece
-    }))
+    let pieces: Vec<Bytes> = (0..content.len())
+        .step_by(piece)
+        .map(|at| content.slice(at..content.len().min(at + piece)))
+        .collect();
+    streamed(
+        tokio_stream::iter(pieces.into_iter().map(Ok)).then(|piece| async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            piece
+        }),
+    )
 }
 
 fn cut(content: &Bytes, after: usize) -> Body {

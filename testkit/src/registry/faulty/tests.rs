@@ -32,11 +32,22 @@ async fn get(registry: &FaultyRegistry, path: &str, more: &str) -> String {
 async fn manifests_and_blobs_are_served_and_counted() {
     let (registry, image) = start();
     let answer = get(&registry, "/v2/some/thing/manifests/1", "").await;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(image.digest().as_str()), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains(image.digest().as_str()),
+        "{answer}"
+    );
     let layer = image.blobs()[0].digest.to_string();
     let path = format!("/v2/some/thing/blobs/{layer}");
-    assert!(get(&registry, &path, "Range: bytes=5-\r\n").await.starts_with("HTTP/1.1 206"));
-    assert!(get(&registry, "/v2/some/thing/manifests/2", "").await.starts_with("HTTP/1.1 404"));
+    assert!(
+        get(&registry, &path, "Range: bytes=5-\r\n")
+            .await
+            .starts_with("HTTP/1.1 206")
+    );
+    assert!(
+        get(&registry, "/v2/some/thing/manifests/2", "")
+            .await
+            .starts_with("HTTP/1.1 404")
+    );
     assert_eq!(registry.count("/blobs/"), 1);
     assert_eq!(registry.asked()[1].range.as_deref(), Some("bytes=5-"));
 }
@@ -47,13 +58,19 @@ async fn faults_happen_as_often_as_asked() {
     let path = "/v2/some/thing/manifests/1";
     registry.fail("/manifests/", 1, Trouble::Status(429));
     let answer = get(&registry, path, "").await;
-    assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("retry-after: 1"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 429") && answer.contains("retry-after: 1"),
+        "{answer}"
+    );
     let whole = get(&registry, path, "").await;
     assert!(whole.starts_with("HTTP/1.1 200"));
 
     registry.fail("/manifests/", 1, Trouble::Cut(10));
     let answer = get(&registry, path, "").await;
-    assert!(whole.starts_with(&answer) && answer.len() < whole.len(), "{answer}");
+    assert!(
+        whole.starts_with(&answer) && answer.len() < whole.len(),
+        "{answer}"
+    );
     registry.fail("/manifests/", 1, Trouble::Corrupt);
     let answer = get(&registry, path, "").await;
     assert!(answer != whole && answer.len() == whole.len(), "{answer}");
@@ -79,7 +96,11 @@ async fn logins_are_asked_for() {
     registry.require(Login::Bearer);
     let refused = get(&registry, path, basic).await;
     assert!(refused.contains("Bearer realm=\"http://127.0.0.1:"), "{refused}");
-    assert!(get(&registry, "/token?service=testkit", basic).await.contains("a-token-of-the-testkit"));
+    assert!(
+        get(&registry, "/token?service=testkit", basic)
+            .await
+            .contains("a-token-of-the-testkit")
+    );
     let bearer = "Authorization: Bearer a-token-of-the-testkit\r\n";
     assert!(get(&registry, path, bearer).await.starts_with("HTTP/1.1 200"));
 }
