@@ -1,0 +1,327 @@
+//! The node's images: pulled once however many ask, listed without IO, removed with their bytes.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use coracle_snapshot::{Snapshotter, Usage};
+use coracle_store::Store;
+use coracle_types::image::Credentials;
+use tokio::sync::watch;
+
+use crate::assemble::{Limits, Workshop, blocking};
+use crate::catalog::{Catalog, Image};
+use crate::content::Content;
+use crate::error::Error;
+use crate::load;
+use crate::platform::Platform;
+use crate::progress::{Progress, PullState};
+use crate::pull::Pull;
+use crate::reference::Reference;
+use crate::registry::{Registries, RetryPolicy};
+
+/// How often a pull's progress is told.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The unit in which file systems give space to the small files of the content store.
+const BLOCK: u64 = 4096;
+
+/// What the images of a node need of the house around them.
+pub struct ImagesConfig {
+    /// The daemon's root directory; documents lie in `blobs/sha256` below it.
+    pub root: PathBuf,
+    /// Directories in containerd's `certs.d` form; the first that knows a registry counts.
+    pub registry_dirs: Vec<PathBuf>,
+    /// Where the records are kept.
+    pub store: Store,
+    /// Where the layers go.
+    pub snapshots: Arc<dyn Snapshotter>,
+    /// Which of an index's images is taken.
+    pub platform: Platform,
+    /// Layers that one pull downloads and unpacks at a time.
+    pub max_concurrent_downloads: usize,
+    /// Images that the kubelet must not collect, by reference.
+    pub pinned: Vec<Reference>,
+    /// How large images may be.
+    pub limits: Limits,
+    /// How failures that may pass are met.
+    pub retries: RetryPolicy,
+}
+
+impl ImagesConfig {
+    /// The defaults for images below `root`, in `store`, on `snapshots`.
+    #[must_use]
+    pub fn new(root: &Path, store: Store, snapshots: Arc<dyn Snapshotter>) -> Self {
+        Self {
+            root: root.to_owned(),
+            registry_dirs: Vec::new(),
+            store,
+            snapshots,
+            platform: Platform::host(),
+            max_concurrent_downloads: 3,
+            pinned: Vec::new(),
+            limits: Limits::default(),
+            retries: RetryPolicy::default(),
+        }
+    }
+}
+
+/// What to pull.
+#[derive(Debug, Clone, Default)]
+pub struct PullRequest {
+    /// A reference as users write it.
+    pub reference: String,
+    /// Shown to the registry only.
+    pub credentials: Option<Credentials>,
+}
+
+/// The images of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Images(Arc<Shared>);
+
+struct Shared {
+    workshop: Arc<Workshop>,
+    registries: Arc<Registries>,
+    parallel: usize,
+    under_way: Mutex<Vec<Arc<UnderWay>>>,
+}
+
+type Outcome = Result<Arc<Image>, Arc<Error>>;
+
+/// A pull that runs in a task of its own, whoever waits for it.
+struct UnderWay {
+    reference: Reference,
+    credentials: Option<Credentials>,
+    state: Arc<PullState>,
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Images")
+    }
+}
+
+impl Images {
+    /// Reads the records, drops images that are broken, and removes what no image needs.
+    ///
+    /// # Errors
+    /// When the database or the directory cannot be read.
+    pub async fn open(config: ImagesConfig) -> Result<Self, Error> {
+        let registries = Arc::new(Registries::new(config.registry_dirs, config.retries));
+        let mut pinned = BTreeSet::new();
+        for reference in &config.pinned {
+            pinned.extend(reference.repo_tag());
+            pinned.extend(reference.digest().map(|digest| reference.repo_digest(digest)));
+        }
+        let (root, store, snapshots) = (config.root, config.store, config.snapshots);
+        let (platform, limits) = (config.platform, config.limits);
+        let workshop = blocking("opening the images", move || -> Result<Workshop, Error> {
+            let content = Content::open(&root)?;
+            let catalog = Catalog::open(&store, pinned, |image| {
+                is_whole(image, &content, snapshots.as_ref())
+            })?;
+            let in_use = catalog.in_use();
+            content.retain(&in_use.documents)?;
+            if let Err(error) = snapshots.gc(&in_use.layers) {
+                tracing::warn!(%error, "layers that no image needs could not be removed");
+            }
+            Ok(Workshop::new(snapshots, content, catalog, platform, limits))
+        })
+        .await??;
+        Ok(Self(Arc::new(Shared {
+            workshop: Arc::new(workshop),
+            registries,
+            parallel: config.max_concurrent_downloads,
+            under_way: Mutex::new(Vec::new()),
+        })))
+    }
+
+    /// Pulls an image, or joins the same pull that is under way (same reference and credentials).
+    /// Dropping the future leaves the pull running.
+    ///
+    /// # Errors
+    /// Of kind `NotFound`, `PermissionDenied`, `RegistryUnavailable`, `InvalidArgument` for an image
+    /// that is refused, `ResourceExhausted` for limits and a full disk.
+    pub async fn pull(&self, request: PullRequest, progress: &dyn Progress) -> Result<Arc<Image>, Error> {
+        let reference: Reference = request.reference.parse()?;
+        let pull = self.join(reference, request.credentials);
+        let mut outcome = pull.outcome.clone();
+        let mut seen = Vec::new();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                ended = outcome.wait_for(Option::is_some) => {
+                    let ended = ended.ok().and_then(|outcome| outcome.clone());
+                    pull.state.report(progress, &mut seen);
+                    let ended = ended.ok_or(Error::Interrupted { operation: "the pull" })?;
+                    return ended.map_err(Error::Shared);
+                }
+                _ = ticks.tick() => pull.state.report(progress, &mut seen),
+            }
+        }
+    }
+
+    fn join(&self, reference: Reference, credentials: Option<Credentials>) -> Arc<UnderWay> {
+        let shared = &self.0;
+        let mut under_way = shared.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |pull: &&Arc<UnderWay>| pull.reference == reference && pull.credentials == credentials;
+        if let Some(pull) = under_way.iter().find(same) {
+            return Arc::clone(pull);
+        }
+        let (sender, outcome) = watch::channel(None);
+        let state = Arc::new(PullState::default());
+        let entry = Arc::new(UnderWay {
+            reference: reference.clone(),
+            credentials: credentials.clone(),
+            state: Arc::clone(&state),
+            outcome,
+        });
+        under_way.push(Arc::clone(&entry));
+        let pull = Pull {
+            workshop: Arc::clone(&shared.workshop),
+            registries: Arc::clone(&shared.registries),
+            reference,
+            credentials,
+            state,
+            parallel: shared.parallel,
+        };
+        let leaving = Leaving {
+            shared: Arc::clone(shared),
+            entry: Arc::clone(&entry),
+        };
+        tokio::spawn(async move {
+            let outcome = pull.run().await.map_err(Arc::new);
+            // It is no longer under way when its outcome shows, so that the next pull is a new one.
+            drop(leaving);
+            // Nobody needs to wait for it.
+            let _ = sender.send(Some(outcome));
+        });
+        entry
+    }
+
+    /// All images, by id. No IO.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.0.workshop.catalog.list()
+    }
+
+    /// The image of that tag, digest, id, or unique beginning of an id (4 digits at least). No IO.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Image>> {
+        self.0.workshop.catalog.get(name)
+    }
+
+    /// Removes the image of that name with all its names, and the layers that no other image and no
+    /// writable layer needs; the bytes are free when this returns. Tells what was removed; a name that
+    /// stands for nothing is no error.
+    ///
+    /// # Errors
+    /// When the record, the documents or the layers cannot be removed.
+    pub async fn remove(&self, name: &str) -> Result<Option<Arc<Image>>, Error> {
+        let Some(image) = self.0.workshop.catalog.remove(name).await? else {
+            return Ok(None);
+        };
+        let id = image.id.to_string();
+        let workshop = Arc::clone(&self.0.workshop);
+        let removed = Arc::clone(&image);
+        {
+            let _documents = workshop.documents.lock().await;
+            let keep = workshop.catalog.in_use().documents;
+            let content = workshop.content.clone();
+            blocking("removing an image's documents", move || {
+                let mut gone = removed
+                    .documents
+                    .keys()
+                    .filter(|digest| !keep.contains_key(digest));
+                gone.try_for_each(|digest| content.remove(digest))
+            })
+            .await??;
+        }
+        self.collect(id).await?;
+        Ok(Some(image))
+    }
+
+    /// Removes layers that no image and no writable layer needs, such as those which a removed
+    /// container was the last to use.
+    ///
+    /// # Errors
+    /// When a layer cannot be removed.
+    pub async fn prune_layers(&self) -> Result<Usage, Error> {
+        self.collect("(none)".to_owned()).await
+    }
+
+    async fn collect(&self, image: String) -> Result<Usage, Error> {
+        let workshop = Arc::clone(&self.0.workshop);
+        blocking("removing layers", move || {
+            workshop.snapshots.gc(&workshop.catalog.in_use().layers)
+        })
+        .await?
+        .map_err(|source| Error::Snapshot { image, source })
+    }
+
+    /// Loads the images of an OCI layout (a directory or a tar) or of a `docker save` archive. `name`
+    /// is what images without a name of their own are called; theirs may be a mere tag of it.
+    ///
+    /// # Errors
+    /// As [`Images::pull`], and when the archive cannot be read.
+    pub async fn load(&self, path: &Path, name: Option<&Reference>) -> Result<Vec<Arc<Image>>, Error> {
+        load::load(&self.0.workshop, path, name, self.0.parallel).await
+    }
+
+    /// A kept document by digest: an image's configuration (its id) or one of its manifests.
+    ///
+    /// # Errors
+    /// When it is not kept or damaged.
+    pub async fn document(&self, digest: &coracle_types::Digest) -> Result<Vec<u8>, Error> {
+        let (content, digest) = (self.0.workshop.content.clone(), digest.clone());
+        blocking("reading a document", move || content.read(&digest)).await?
+    }
+
+    /// What the images take of the disk, each layer counted once. No IO.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let workshop = &self.0.workshop;
+        let in_use = workshop.catalog.in_use();
+        let layers = in_use.layers.iter();
+        let layers = layers.filter_map(|layer| workshop.snapshots.layer_usage(layer));
+        let documents = in_use.documents.values().map(|bytes| Usage {
+            bytes: bytes.next_multiple_of(BLOCK),
+            inodes: 1,
+        });
+        layers.chain(documents).sum()
+    }
+}
+
+/// Takes a pull off the list, also when its task panics.
+struct Leaving {
+    shared: Arc<Shared>,
+    entry: Arc<UnderWay>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut under_way = self
+            .shared
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        under_way.retain(|pull| !Arc::ptr_eq(pull, &self.entry));
+    }
+}
+
+/// A cheap look: every layer and document is there.
+fn is_whole(image: &Image, content: &Content, snapshots: &dyn Snapshotter) -> Result<(), String> {
+    let mut layers = image.layers.iter();
+    if let Some(missing) = layers.find(|layer| snapshots.layer_usage(layer).is_none()) {
+        return Err(format!("layer {missing} is missing"));
+    }
+    let mut documents = image.documents.keys().chain(std::iter::once(&image.id));
+    match documents.find_map(|digest| content.read(digest).err()) {
+        Some(error) => Err(error.to_string()),
+        None => Ok(()),
+    }
+}
