@@ -133,13 +133,18 @@ impl<T: Serialize + DeserializeOwned + Clone + PartialEq> Ledger<T> {
             source,
         };
         let text = serde_json::to_vec(&self.entries).map_err(|error| write(error.into()))?;
-        let fresh = self.path.with_extension("new");
-        let replace = || {
-            File::create(&fresh)?.write_all(&text)?;
-            fs::rename(&fresh, &self.path)
-        };
-        replace().map_err(write)
+        replace(&self.path, &text).map_err(write)
     }
+}
+
+/// Replaces a file on tmpfs whole: a reader sees the old content or the new, never half. Not durable.
+///
+/// # Errors
+/// As the file system gives them; the old content is then still there.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    File::create(&fresh)?.write_all(content)?;
+    fs::rename(&fresh, path)
 }
 
 #[cfg(test)]

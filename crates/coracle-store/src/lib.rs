@@ -15,4 +15,4 @@ pub mod database;
 pub mod ledger;
 
 pub use database::{Store, StoreError, Table, Ticket};
-pub use ledger::{Ledger, LedgerError};
+pub use ledger::{Ledger, LedgerError, replace};

@@ -1,0 +1,463 @@
+//! The sandbox itself: its start, the removal of its kernel objects, and its end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use coracle_network::PodNetwork;
+use coracle_store::Ledger;
+use coracle_task::{NamespaceRequest, SandboxRequest, Shim};
+use coracle_types::container::Exit;
+use coracle_types::security::NamespaceMode;
+use coracle_types::{ContainerId, Kind};
+
+use super::actor::lock;
+use crate::error::EngineError;
+use crate::objects::Object;
+use crate::parts::Parts;
+use crate::record::{ContainerRecord, PodRecord, io_failed, make_private_dir};
+use crate::trace::Trace;
+
+/// Size of a pod's shared memory, as containerd and CRI-O have it.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// What operations on a pod work with; they hold no reference to the actor.
+#[derive(Clone)]
+pub(super) struct PodContext {
+    pub(super) parts: Arc<Parts>,
+    pub(super) pod: Arc<PodRecord>,
+    pub(super) ledger: Arc<Mutex<Ledger<Object>>>,
+    pub(super) trace: Trace,
+}
+
+/// A sandbox that is up.
+pub(super) struct Started {
+    pub(super) shim: Shim,
+    pub(super) ips: Vec<IpAddr>,
+    pub(super) netns: Option<PathBuf>,
+}
+
+/// What a stop achieved.
+pub(super) struct TornDown {
+    /// How containers ended that still ran.
+    pub(super) exits: Vec<(ContainerId, Exit)>,
+    /// Whether the shim left.
+    pub(super) shim_gone: bool,
+    /// Failure when something stayed; the ledger says what.
+    pub(super) outcome: Result<(), EngineError>,
+}
+
+/// Paths of a pod's volatile files.
+pub(super) struct PodFiles {
+    dir: PathBuf,
+}
+
+impl PodFiles {
+    /// Where its namespaces are pinned.
+    pub(super) fn namespaces(&self) -> PathBuf {
+        self.dir.join("ns")
+    }
+
+    /// The pin of one namespace: `ipc`, `uts`, `pid`, `user`.
+    pub(super) fn namespace(&self, kind: &str) -> PathBuf {
+        self.dir.join("ns").join(kind)
+    }
+
+    pub(super) fn shm(&self) -> PathBuf {
+        self.dir.join("shm")
+    }
+
+    pub(super) fn resolv_conf(&self) -> PathBuf {
+        self.dir.join("resolv.conf")
+    }
+
+    pub(super) fn hosts(&self) -> PathBuf {
+        self.dir.join("hosts")
+    }
+
+    pub(super) fn hostname(&self) -> PathBuf {
+        self.dir.join("hostname")
+    }
+}
+
+impl PodContext {
+    pub(super) fn dir(&self) -> PathBuf {
+        self.parts.records.pod_dir(&self.pod.id)
+    }
+
+    pub(super) fn files(&self) -> PodFiles {
+        PodFiles { dir: self.dir() }
+    }
+
+    fn own_network(&self) -> bool {
+        self.pod.config.security.namespaces.network != NamespaceMode::Node
+    }
+
+    fn user_namespace(&self) -> Option<&coracle_types::security::UserNamespace> {
+        self.pod
+            .config
+            .security
+            .namespaces
+            .user
+            .as_ref()
+            .filter(|user| user.mode != NamespaceMode::Node)
+    }
+
+    /// The pod's cgroup: absolute in each hierarchy.
+    pub(super) fn cgroup_parent(&self) -> String {
+        let given = &self.pod.config.cgroup_parent;
+        if given.is_empty() {
+            self.parts.config.default_cgroup_parent.clone()
+        } else {
+            given.clone()
+        }
+    }
+
+    fn network(&self) -> PodNetwork {
+        let config = &self.pod.config;
+        PodNetwork {
+            id: self.pod.id.clone(),
+            name: config.metadata.name.clone(),
+            namespace: config.metadata.namespace.clone(),
+            uid: config.metadata.uid.clone(),
+            netns: self.parts.networks.netns_path(&self.pod.id),
+            port_mappings: config.port_mappings.clone(),
+            annotations: config.annotations.clone(),
+            dns: config.dns.clone(),
+            cgroup_path: self.cgroup_parent(),
+        }
+    }
+
+    /// RunPodSandbox. On failure everything is undone before the error is given.
+    pub(super) async fn run(self) -> Result<Started, EngineError> {
+        match self.start().await {
+            Ok(started) => Ok(started),
+            Err(error) => {
+                if let Err(left) = self.remove(None, Vec::new()).await {
+                    tracing::error!(pod = %self.pod.id, error = %left, "a failed start could not be undone whole");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn start(&self) -> Result<Started, EngineError> {
+        self.trace.step("run.record", async { self.note() }).await?;
+        self.trace.step("run.files", async { self.write_files() }).await?;
+        let (shim, network) = if self.user_namespace().is_some() {
+            // The network namespace must belong to the pod's user namespace, which the shim makes.
+            let shim = self.launch().await?;
+            self.create_sandbox(&shim).await?;
+            (shim, self.attach().await?)
+        } else {
+            let (shim, network) = futures::join!(self.launch(), self.attach());
+            let (shim, network) = (shim?, network?);
+            self.create_sandbox(&shim).await?;
+            (shim, network)
+        };
+        let netns = self
+            .own_network()
+            .then(|| self.parts.networks.netns_path(&self.pod.id));
+        Ok(Started {
+            shim,
+            ips: network,
+            netns,
+        })
+    }
+
+    /// The intents, before anything is made.
+    fn note(&self) -> Result<(), EngineError> {
+        let mut intents = vec![
+            Object::Shim,
+            Object::Namespaces {
+                path: self.files().namespaces(),
+            },
+        ];
+        if self.own_network() {
+            let network = self.network();
+            let of = self
+                .parts
+                .networks
+                .intents(&network)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            intents.push(Object::Netns { path: network.netns });
+            intents.push(Object::Attachment { of });
+        }
+        self.parts.records.put_pod(&self.pod)?;
+        lock(&self.ledger)
+            .record(intents)
+            .map_err(EngineError::from_cause("note what will be made"))
+    }
+
+    fn write_files(&self) -> Result<(), EngineError> {
+        let files = self.files();
+        let config = &self.pod.config;
+        make_private_dir(&files.namespaces())?;
+        let write = |path: &Path, text: &[u8]| {
+            fs::write(path, text).map_err(|error| io_failed("write", path, &error))
+        };
+        let hostname = if config.hostname.is_empty() {
+            host_name()
+        } else {
+            config.hostname.clone()
+        };
+        write(&files.hostname(), format!("{hostname}\n").as_bytes())?;
+        write(&files.hosts(), coracle_spec::hosts_file(&hostname).as_bytes())?;
+        match &config.dns {
+            Some(dns) if *dns != coracle_types::pod::DnsConfig::default() => {
+                write(&files.resolv_conf(), coracle_spec::resolv_conf(dns).as_bytes())
+            }
+            _ => {
+                let host = fs::read(&self.parts.config.host_resolv_conf).unwrap_or_default();
+                write(&files.resolv_conf(), &host)
+            }
+        }
+    }
+
+    async fn launch(&self) -> Result<Shim, EngineError> {
+        let dir = self.dir();
+        self.trace
+            .step("run.shim", self.parts.shims.launch(&self.pod.id, &dir))
+            .await
+            .map_err(EngineError::from_cause("start the shim"))
+    }
+
+    async fn attach(&self) -> Result<Vec<IpAddr>, EngineError> {
+        if !self.own_network() {
+            return Ok(Vec::new());
+        }
+        let network = self.network();
+        if self.user_namespace().is_none() {
+            self.trace
+                .step("run.netns", self.parts.networks.create_netns(&self.pod.id, None))
+                .await
+                .map_err(EngineError::from_cause("make the network namespace"))?;
+        }
+        let attachment = self
+            .trace
+            .step("run.network", self.parts.networks.attach(network))
+            .await
+            .map_err(EngineError::from_cause("attach to the network"))?;
+        Ok(attachment.ips)
+    }
+
+    async fn create_sandbox(&self, shim: &Shim) -> Result<(), EngineError> {
+        let config = &self.pod.config;
+        let namespaces = &config.security.namespaces;
+        let files = self.files();
+        let sysctls: BTreeMap<String, String> =
+            coracle_spec::pod_sysctls(config).map_err(EngineError::from_cause("run pod sandbox"))?;
+        let own_ipc = namespaces.ipc != NamespaceMode::Node;
+        let request = SandboxRequest {
+            namespaces: NamespaceRequest {
+                ipc: own_ipc,
+                uts: self.own_network(),
+                pid: namespaces.pid == NamespaceMode::Pod,
+                user: self.user_namespace().cloned(),
+                net: self.own_network() && self.user_namespace().is_some(),
+            },
+            pins: files.namespaces(),
+            netns: self
+                .own_network()
+                .then(|| self.parts.networks.netns_path(&self.pod.id)),
+            hostname: config.hostname.clone(),
+            sysctls,
+            cgroup: format!("{}/{}", self.cgroup_parent().trim_end_matches('/'), self.pod.id),
+            shm: own_ipc.then(|| (files.shm(), SHM_BYTES)),
+        };
+        self.trace
+            .step("run.namespaces", shim.create_sandbox(request))
+            .await
+            .map_err(EngineError::from_cause("make the pod's namespaces"))?;
+        Ok(())
+    }
+
+    /// StopPodSandbox: what runs is killed, then all that the ledger names goes, last first.
+    pub(super) async fn tear_down(&self, shim: Option<Shim>) -> TornDown {
+        let entries = lock(&self.ledger).entries().to_vec();
+        let needs_shim = entries.iter().any(|object| matches!(object, Object::Shim));
+        let shim = match shim {
+            None if needs_shim => match self.parts.shims.reconnect(&self.pod.id, &self.dir()).await {
+                Ok(shim) => Some(shim),
+                Err(error) => {
+                    let outcome = Err(EngineError::from_cause("reach the shim")(error));
+                    return TornDown {
+                        exits: Vec::new(),
+                        shim_gone: false,
+                        outcome,
+                    };
+                }
+            },
+            shim => shim,
+        };
+        let mut failures = Vec::new();
+        let exits = match &shim {
+            Some(shim) => self.end_tasks(shim, &entries, &mut failures).await,
+            None => Vec::new(),
+        };
+        let (network, sandbox) = futures::join!(self.detach(&entries), self.end_sandbox(shim, &entries));
+        failures.extend(network.err());
+        let shim_gone = sandbox.is_ok();
+        failures.extend(sandbox.err());
+        TornDown {
+            exits,
+            shim_gone,
+            outcome: gather("stop pod sandbox", &failures),
+        }
+    }
+
+    async fn end_tasks(
+        &self,
+        shim: &Shim,
+        entries: &[Object],
+        failures: &mut Vec<EngineError>,
+    ) -> Vec<(ContainerId, Exit)> {
+        let ids: Vec<_> = entries
+            .iter()
+            .rev()
+            .filter_map(|object| match object {
+                Object::Task { container, .. } => Some(container.clone()),
+                _ => None,
+            })
+            .collect();
+        let ends = ids.into_iter().map(|id| async move {
+            let end = super::stop::kill_and_delete(shim, &id).await;
+            (id, end)
+        });
+        let mut exits = Vec::new();
+        for (id, end) in futures::future::join_all(ends).await {
+            match end {
+                Ok(exit) => {
+                    exits.extend(exit.map(|exit| (id.clone(), exit)));
+                    self.strike(
+                        failures,
+                        |object| matches!(object, Object::Task { container, .. } if *container == id),
+                    );
+                }
+                Err(error) => failures.push(error),
+            }
+        }
+        exits
+    }
+
+    async fn detach(&self, entries: &[Object]) -> Result<(), EngineError> {
+        let mut failures = Vec::new();
+        if entries
+            .iter()
+            .any(|object| matches!(object, Object::Attachment { .. }))
+        {
+            match self.parts.networks.detach(self.network()).await {
+                Ok(()) => self.strike(&mut failures, |object| {
+                    matches!(object, Object::Attachment { .. })
+                }),
+                Err(error) => failures.push(EngineError::from_cause("detach from the network")(error)),
+            }
+        }
+        if entries
+            .iter()
+            .any(|object| matches!(object, Object::Netns { .. }))
+        {
+            match self.parts.networks.remove_netns(&self.pod.id).await {
+                Ok(()) => self.strike(&mut failures, |object| matches!(object, Object::Netns { .. })),
+                Err(error) => failures.push(EngineError::from_cause("remove the network namespace")(error)),
+            }
+        }
+        gather("stop pod sandbox", &failures)
+    }
+
+    async fn end_sandbox(&self, shim: Option<Shim>, entries: &[Object]) -> Result<(), EngineError> {
+        let Some(shim) = shim else { return Ok(()) };
+        if entries.iter().any(|object| matches!(object, Object::Task { .. }))
+            && lock(&self.ledger)
+                .entries()
+                .iter()
+                .any(|object| matches!(object, Object::Task { .. }))
+        {
+            let message = format!(
+                "the shim of pod sandbox {} stays for containers that would not end",
+                self.pod.id
+            );
+            return Err(EngineError::new(
+                Kind::FailedPrecondition,
+                "stop pod sandbox",
+                message,
+            ));
+        }
+        let mut failures = Vec::new();
+        shim.stop_sandbox()
+            .await
+            .map_err(EngineError::from_cause("remove the pod's namespaces"))?;
+        self.strike(&mut failures, |object| {
+            matches!(object, Object::Namespaces { .. })
+        });
+        shim.shutdown()
+            .await
+            .map_err(EngineError::from_cause("end the shim"))?;
+        self.strike(&mut failures, |object| matches!(object, Object::Shim));
+        gather("stop pod sandbox", &failures)
+    }
+
+    pub(super) fn strike(&self, failures: &mut Vec<EngineError>, gone: impl Fn(&Object) -> bool) {
+        if let Err(error) = lock(&self.ledger).strike(gone) {
+            failures.push(EngineError::from_cause("strike off what is gone")(error));
+        }
+    }
+
+    /// RemovePodSandbox: after a stop, its containers with their writable layers, then all memory of it.
+    pub(super) async fn remove(
+        &self,
+        shim: Option<Shim>,
+        containers: Vec<Arc<ContainerRecord>>,
+    ) -> Result<(), EngineError> {
+        self.tear_down(shim).await.outcome?;
+        let mut failures = Vec::new();
+        for container in containers {
+            failures.extend(self.forget_container(&container.id).await.err());
+        }
+        gather("remove pod sandbox", &failures)?;
+        self.parts.records.remove_pod(&self.pod.id)
+    }
+
+    /// Removes a container's writable layer, its bundle and all memory of it.
+    pub(super) async fn forget_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let (parts, container) = (Arc::clone(&self.parts), id.clone());
+        let removal = tokio::task::spawn_blocking(move || {
+            parts
+                .snapshots
+                .remove_writable(&container)
+                .map_err(EngineError::from_cause("remove the writable layer"))?;
+            parts.records.remove_container(&container)
+        });
+        removal
+            .await
+            .unwrap_or_else(|error| Err(interrupted("remove container", &error)))
+    }
+}
+
+/// The blocking part of an operation was cut off: the daemon is leaving, or it panicked.
+pub(crate) fn interrupted(operation: &'static str, error: &tokio::task::JoinError) -> EngineError {
+    EngineError::new(Kind::Internal, operation, format!("interrupted: {error}"))
+}
+
+/// One failure as it is, several in one.
+pub(crate) fn gather(operation: &'static str, failures: &[EngineError]) -> Result<(), EngineError> {
+    use coracle_types::Kinded;
+
+    match failures {
+        [] => Ok(()),
+        [one] => Err(one.clone()),
+        [first, ..] => {
+            let all: Vec<String> = failures.iter().map(ToString::to_string).collect();
+            Err(EngineError::new(first.kind(), operation, all.join("; ")))
+        }
+    }
+}
+
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim_end().to_owned()
+}

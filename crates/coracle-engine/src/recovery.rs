@@ -1,0 +1,215 @@
+//! Start of the engine: what an earlier daemon left is taken up again, or put away.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use coracle_image::{Images, ImagesConfig};
+use coracle_network::{Networks, NetworksConfig};
+use coracle_snapshot::Snapshots;
+use coracle_spec::Host;
+use coracle_store::Store;
+use coracle_task::{Shims, ShimsConfig};
+use coracle_types::time::UnixNanos;
+use coracle_types::{ContainerId, Kind, PodSandboxId};
+
+use crate::config::EngineConfig;
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::index::Index;
+use crate::parts::Parts;
+use crate::pod::{self, Beginning};
+use crate::policy::{ContainerPhase, PodPhase};
+use crate::record::{ContainerRecord, PodRecord, Records, make_private_dir};
+
+const OPERATION: &str = "start the engine";
+
+/// Configurations of the crates below.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// The engine's own.
+    pub engine: EngineConfig,
+    /// Of images and registries.
+    pub images: ImagesConfig,
+    /// Of pod networks.
+    pub networks: NetworksConfig,
+    /// Of keeper and shims.
+    pub shims: ShimsConfig,
+}
+
+impl Engine {
+    /// Opens what is on disk, finds the keeper or starts one, and takes up the pods of an earlier daemon.
+    /// Pods whose shim must first be reached answer when it is; none is in another's way.
+    ///
+    /// # Errors
+    /// When a directory cannot be used, another daemon has it, or no keeper can be had.
+    pub async fn start(
+        config: NodeConfig,
+        store: Store,
+        snapshots: Arc<Snapshots>,
+    ) -> Result<Arc<Self>, EngineError> {
+        let NodeConfig {
+            engine: config,
+            images,
+            networks,
+            shims,
+        } = config;
+        make_private_dir(&config.root)?;
+        for directory in ["", "pods", "containers"] {
+            make_private_dir(&config.state.join(directory))?;
+        }
+        let (images, networks, shims) = futures::try_join!(
+            async {
+                Images::open(images)
+                    .await
+                    .map_err(EngineError::from_cause("open the images"))
+            },
+            async {
+                Networks::start(networks)
+                    .await
+                    .map_err(EngineError::from_cause("start the networks"))
+            },
+            async {
+                Shims::start(shims)
+                    .await
+                    .map_err(EngineError::from_cause("start the keeper"))
+            },
+        )?;
+        let records = Records::new(&config.state, &store);
+        let parts = Arc::new(Parts {
+            boot: boot_id()?,
+            host: Host::probe(),
+            config,
+            images,
+            snapshots,
+            networks,
+            shims,
+            records,
+            index: Index::default(),
+        });
+        recover(&parts).await?;
+        Ok(Arc::new(Self { parts }))
+    }
+
+    /// Returns when what was deferred is done: for a shutdown that leaves nothing of removed pods.
+    pub async fn settle(&self) {
+        self.parts.networks.settle().await;
+    }
+}
+
+async fn recover(parts: &Arc<Parts>) -> Result<(), EngineError> {
+    let found = parts.records.all()?;
+    for damaged in &found.damaged {
+        tracing::error!(record = %damaged, "a damaged record is left alone: see `coracle audit`");
+    }
+    let mut by_pod: BTreeMap<PodSandboxId, Vec<ContainerRecord>> = BTreeMap::new();
+    for container in found.containers {
+        by_pod.entry(container.pod.clone()).or_default().push(container);
+    }
+    let (mut pods, mut containers) = (HashSet::new(), HashSet::new());
+    for pod in found.pods {
+        pods.insert(pod.id.clone());
+        let of_pod = by_pod.remove(&pod.id).unwrap_or_default();
+        containers.extend(of_pod.iter().map(|record| record.id.clone()));
+        take_up(parts, pod, of_pod);
+    }
+    if found.damaged.is_empty() {
+        // With damaged records about, what seems nobody's may be somebody's.
+        put_away(parts, &pods, &containers);
+        let valid: Vec<_> = pods.into_iter().collect();
+        if let Err(error) = parts.networks.gc(&valid).await {
+            tracing::warn!(%error, "addresses of pods that are gone may still be reserved");
+        }
+    }
+    Ok(())
+}
+
+/// Enters a pod and its containers and begins what their state asks for. A pod that cannot be taken up is
+/// named and never in the way of others.
+fn take_up(parts: &Arc<Parts>, mut pod: PodRecord, mut containers: Vec<ContainerRecord>) {
+    let this_boot = pod.boot == parts.boot;
+    let beginning = match pod.phase {
+        _ if !this_boot => {
+            for container in &mut containers {
+                end_with_the_boot(container);
+            }
+            pod.phase = PodPhase::Stopped;
+            Beginning::Rest
+        }
+        PodPhase::Starting | PodPhase::Removing => Beginning::Clean,
+        PodPhase::Stopped => Beginning::Rest,
+        PodPhase::Ready | PodPhase::Draining | PodPhase::Stopping => {
+            pod.phase = PodPhase::Ready;
+            Beginning::Adopt
+        }
+    };
+    for container in &mut containers {
+        if container.phase == ContainerPhase::Removing {
+            container.phase = ContainerPhase::Exited;
+        }
+    }
+    let (id, name) = (pod.id.clone(), pod.config.metadata.clone());
+    let ids: Vec<ContainerId> = containers.iter().map(|record| record.id.clone()).collect();
+    match parts
+        .index
+        .reserve(&name, || pod::spawn(parts, pod, containers, beginning))
+    {
+        Ok(crate::index::Reserved::New) => {
+            for container in ids {
+                parts.index.insert_container(&container, &id);
+            }
+        }
+        Ok(crate::index::Reserved::Taken(other)) => {
+            tracing::error!(pod = %id, other = %other.id(), "two records claim one name: the later is left alone");
+        }
+        Err(error) => tracing::error!(pod = %id, %error, "the pod cannot be taken up: see `coracle audit`"),
+    }
+}
+
+fn end_with_the_boot(container: &mut ContainerRecord) {
+    if matches!(
+        container.phase,
+        ContainerPhase::Starting | ContainerPhase::Running | ContainerPhase::Stopping
+    ) {
+        container.phase = ContainerPhase::Exited;
+        container.finished_at = UnixNanos::now();
+        container.exit_code = 255;
+        "Unknown".clone_into(&mut container.reason);
+        "the node went down while it ran".clone_into(&mut container.message);
+    }
+}
+
+/// Removes directories whose owner was never recorded or is forgotten.
+fn put_away(parts: &Parts, pods: &HashSet<PodSandboxId>, containers: &HashSet<ContainerId>) {
+    remove_strangers(&parts.config.state.join("pods"), |name| {
+        pods.iter().any(|id| id.as_str() == name)
+    });
+    remove_strangers(&parts.config.state.join("containers"), |name| {
+        containers.iter().any(|id| id.as_str() == name)
+    });
+    for id in parts.snapshots.writables() {
+        if !containers.contains(&id) {
+            if let Err(error) = parts.snapshots.remove_writable(&id) {
+                tracing::warn!(container = %id, %error, "a writable layer of nobody's stays");
+            }
+        }
+    }
+}
+
+fn remove_strangers(directory: &Path, known: impl Fn(&str) -> bool) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if !known(&entry.file_name().to_string_lossy()) {
+            if let Err(error) = fs::remove_dir_all(entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "a directory of nobody's stays");
+            }
+        }
+    }
+}
+
+fn boot_id() -> Result<String, EngineError> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = fs::read_to_string(path)
+        .map_err(|error| EngineError::new(Kind::Internal, OPERATION, format!("read {path}: {error}")))?;
+    Ok(text.trim().to_owned())
+}

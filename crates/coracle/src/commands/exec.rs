@@ -1,0 +1,46 @@
+//! `exec`: ExecSync, with the command's own exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use coracle_proto::client::{Client, ClientError};
+use coracle_proto::cri::ExecSyncRequest;
+use serde::Serialize;
+
+use super::find;
+use crate::cli::{ExecArgs, Output};
+use crate::terminal;
+
+#[derive(Serialize)]
+struct Outcome<'a> {
+    exit_code: i32,
+    stdout: std::borrow::Cow<'a, str>,
+    stderr: std::borrow::Cow<'a, str>,
+}
+
+/// Runs the command and ends as it ended.
+pub async fn run(client: &Client, args: &ExecArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let container = find::container(client, &args.object).await?;
+    let request = ExecSyncRequest {
+        container_id: container.id,
+        cmd: args.command.clone(),
+        timeout: i64::from(args.timeout),
+    };
+    let reply = client.runtime().exec_sync(request).await.map_err(ClientError::of("ExecSync"))?.into_inner();
+    if output == Output::Json {
+        terminal::json(&Outcome {
+            exit_code: reply.exit_code,
+            stdout: String::from_utf8_lossy(&reply.stdout),
+            stderr: String::from_utf8_lossy(&reply.stderr),
+        })?;
+    } else {
+        std::io::stdout().write_all(&reply.stdout)?;
+        std::io::stderr().write_all(&reply.stderr)?;
+    }
+    Ok(exit_code(reply.exit_code))
+}
+
+/// A process's exit code as ours.
+pub fn exit_code(code: i32) -> ExitCode {
+    u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
+}
