@@ -23,10 +23,14 @@ pub mod namespace;
 pub mod pod_init;
 pub mod seccomp;
 
+mod capabilities;
+mod channel;
 mod create;
 mod error;
 mod exec;
+mod paths;
 mod process_io;
+mod procfs;
 mod rootfs;
 mod step;
 

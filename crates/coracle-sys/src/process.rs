@@ -1,5 +1,7 @@
 //! Attributes of the process as a whole: dumpable flag, descriptors left open, file mode mask.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
@@ -33,6 +35,35 @@ pub fn close_from(first: u32, when: CloseRange) -> Result<(), Errno> {
     // would touch them, as its next act is exec, and `OnExec` leaves them open until then.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Closes every descriptor from 3 on except `kept`, in a child that must not hold what its parent had open.
+///
+/// # Errors
+/// `ENOSYS` below Linux 5.9.
+pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut kept: Vec<u32> = kept
+        .iter()
+        .filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok())
+        .collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept
+        .into_iter()
+        .filter(|fd| *fd >= 3)
+        .chain(std::iter::once(u32::MAX))
+    {
+        if fd > first {
+            // SAFETY: closes what the caller does not keep; a child that calls this ends by exec or _exit,
+            // so that no owner in the memory it was copied from is dropped in it.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+            if result != 0 {
+                return Err(last_errno());
+            }
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
 }
 
 /// The mask of modes of new files; returns the one before.
