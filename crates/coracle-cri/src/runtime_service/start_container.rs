@@ -1,0 +1,21 @@
+//! StartContainer: lets a created container run.
+
+use std::sync::Arc;
+
+use coracle_proto::cri;
+use tonic::Status;
+
+use crate::facilities::Facilities;
+use crate::{detached::detached, error, translate};
+
+const CALL: &str = "StartContainer";
+
+pub(super) async fn call<F: Facilities>(
+    engine: &Arc<F>,
+    request: cri::StartContainerRequest,
+) -> Result<cri::StartContainerResponse, Status> {
+    let id = translate::id("container_id", request.container_id).map_err(|e| error::field(CALL, &e))?;
+    let engine = Arc::clone(engine);
+    detached(CALL, async move { engine.start_container(&id).await }).await?;
+    Ok(cri::StartContainerResponse {})
+}

@@ -1,0 +1,21 @@
+//! StopPodSandbox: ends a pod; one that is unknown is stopped.
+
+use std::sync::Arc;
+
+use coracle_proto::cri;
+use tonic::Status;
+
+use crate::facilities::Facilities;
+use crate::{detached::detached, error, translate};
+
+const CALL: &str = "StopPodSandbox";
+
+pub(super) async fn call<F: Facilities>(
+    engine: &Arc<F>,
+    request: cri::StopPodSandboxRequest,
+) -> Result<cri::StopPodSandboxResponse, Status> {
+    let id = translate::id("pod_sandbox_id", request.pod_sandbox_id).map_err(|e| error::field(CALL, &e))?;
+    let engine = Arc::clone(engine);
+    detached(CALL, async move { engine.stop_pod_sandbox(&id).await }).await?;
+    Ok(cri::StopPodSandboxResponse {})
+}
