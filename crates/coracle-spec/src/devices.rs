@@ -18,7 +18,8 @@ use crate::text;
 const NODES_MAX: usize = 16_384;
 /// How deep directories of devices are followed.
 const DEPTH_MAX: usize = 8;
-/// What of the node's `/dev` is never given on: the container has its own.
+/// What of the node's `/dev` is never given on: the container has its own, as it has its own console
+/// and its own ptmx, which leads to its own terminals.
 const NOT_DEVICES: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"];
 
 /// Standard character devices by number, with the minor absent for all of a major.
@@ -156,7 +157,7 @@ fn collect(directory: &Path, inside: &Path, depth: usize, into: &mut Vec<LinuxDe
             if depth > 0 && !skipped {
                 collect(&entry.path(), &path, depth - 1, into)?;
             }
-        } else if name != "console" {
+        } else if name != "console" && name != "ptmx" {
             into.extend(node(&metadata, &path));
         }
         if into.len() > NODES_MAX {

@@ -31,9 +31,10 @@ pub(crate) fn mounts(input: &ContainerInput<'_>) -> Result<Mounts, SpecError> {
         .iter()
         .map(|mount| text::cleaned(&mount.container_path))
         .collect();
+    let dev_is_taken = taken.iter().any(|path| path == "/dev");
     let free = |destination: &str| {
-        !taken.iter().any(|path| path == destination)
-            && !(destination.starts_with("/dev/") && taken.iter().any(|path| path == "/dev"))
+        let below_taken_dev = dev_is_taken && destination.starts_with("/dev/");
+        !below_taken_dev && !taken.iter().any(|path| path == destination)
     };
     let mut bound: Vec<(String, Mount)> = Vec::new();
     for mount in requested {

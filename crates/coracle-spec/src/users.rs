@@ -2,6 +2,7 @@
 
 mod database;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
@@ -55,76 +56,89 @@ pub fn resolve_user(
     image_user: &str,
     security: &ContainerSecurityContext,
 ) -> Result<ResolvedUser, SpecError> {
-    let numeric;
-    let (field, asked) = if !security.run_as_username.is_empty() {
-        (
-            "linux.security_context.run_as_username",
-            security.run_as_username.as_str(),
-        )
-    } else if let Some(uid) = security.run_as_user {
-        numeric = uid.to_string();
-        ("linux.security_context.run_as_user", numeric.as_str())
-    } else {
-        if let Some(group) = security.run_as_group {
-            return Err(group_without_user(group));
-        }
-        ("User of the image", image_user)
-    };
-    let (who, mut group) = parse(field, asked)?;
-    let numeric_group;
+    let (field, asked) = asked(image_user, security)?;
+    let (who, mut group) = parse(field, &asked)?;
     if let Some(gid) = security.run_as_group {
         if group.is_some() {
             return Err(SpecError::field(
                 field,
-                asked,
+                &asked,
                 "leave out its group, or leave out run_as_group",
             ));
         }
-        numeric_group = id("linux.security_context.run_as_group", &gid.to_string())?;
-        group = Some(Who::Id(numeric_group));
+        group = Some(Who::Id(id(
+            "linux.security_context.run_as_group",
+            &gid.to_string(),
+        )?));
     }
 
     let database = Database::new(root);
-    let entry = match who {
-        Who::Id(uid) => database.user(|user| user.uid == Some(uid))?,
+    let (uid, entry) = match who {
+        Who::Id(uid) => (
+            uid,
+            database.user(|user| user.uid == Some(uid))?.unwrap_or_default(),
+        ),
         Who::Name(name) => {
-            Some(
-                database
-                    .user(|user| user.name == name)?
-                    .ok_or_else(|| SpecError::NotInImage {
-                        what: "user",
-                        name: name.chars().take(80).collect(),
-                        file: database::PASSWD,
-                    })?,
-            )
+            let found = database.user(|user| user.name == name)?;
+            let entry = found.ok_or_else(|| not_in_image("user", name, database::PASSWD))?;
+            (in_range(database::PASSWD, &entry.name, entry.uid)?, entry)
         }
-    };
-    let entry = entry.unwrap_or_default();
-    let uid = match who {
-        Who::Id(uid) => uid,
-        Who::Name(_) => in_range(database::PASSWD, &entry.name, entry.uid)?,
     };
     let gid = match group {
         Some(Who::Id(gid)) => gid,
         Some(Who::Name(name)) => {
-            let group = database
-                .groups()?
-                .into_iter()
-                .find(|group| group.name == name)
-                .ok_or_else(|| SpecError::NotInImage {
-                    what: "group",
-                    name: name.chars().take(80).collect(),
-                    file: database::GROUP,
-                })?;
+            let found = database.groups()?.into_iter().find(|group| group.name == name);
+            let group = found.ok_or_else(|| not_in_image("group", name, database::GROUP))?;
             in_range(database::GROUP, &group.name, group.gid)?
         }
         None if entry.name.is_empty() => 0,
         None => in_range(database::PASSWD, &entry.name, entry.gid)?,
     };
-    let mut gids: BTreeSet<u32> = [gid].into();
-    if security.supplemental_groups_policy == SupplementalGroupsPolicy::Merge && !entry.name.is_empty() {
+    text::plain(
+        "home directory in the image's etc/passwd",
+        &entry.home,
+        text::PATH_MAX,
+    )?;
+    Ok(ResolvedUser {
+        uid,
+        gid,
+        additional_gids: all_groups(&database, &entry.name, gid, security)?
+            .into_iter()
+            .collect(),
+        username: entry.name,
+        home: entry.home,
+    })
+}
+
+/// The text that says whom, and the field it stands in.
+fn asked<'a>(
+    image_user: &'a str,
+    security: &'a ContainerSecurityContext,
+) -> Result<(&'static str, Cow<'a, str>), SpecError> {
+    if !security.run_as_username.is_empty() {
+        return Ok((
+            "linux.security_context.run_as_username",
+            Cow::from(&security.run_as_username),
+        ));
+    }
+    match (security.run_as_user, security.run_as_group) {
+        (Some(uid), _) => Ok(("linux.security_context.run_as_user", Cow::from(uid.to_string()))),
+        (None, Some(group)) => Err(group_without_user(group)),
+        (None, None) => Ok(("User of the image", Cow::from(image_user))),
+    }
+}
+
+/// The primary group, those of the request and, by policy, those that list `username` in the image.
+fn all_groups(
+    database: &Database<'_>,
+    username: &str,
+    primary: u32,
+    security: &ContainerSecurityContext,
+) -> Result<BTreeSet<u32>, SpecError> {
+    let mut gids: BTreeSet<u32> = [primary].into();
+    if security.supplemental_groups_policy == SupplementalGroupsPolicy::Merge && !username.is_empty() {
         for group in database.groups()? {
-            if group.members.iter().any(|member| *member == entry.name) {
+            if group.members.iter().any(|member| member == username) {
                 gids.insert(in_range(database::GROUP, &group.name, group.gid)?);
             }
         }
@@ -135,18 +149,15 @@ pub fn resolve_user(
             &group.to_string(),
         )?);
     }
-    text::plain(
-        "home directory in the image's etc/passwd",
-        &entry.home,
-        text::PATH_MAX,
-    )?;
-    Ok(ResolvedUser {
-        uid,
-        gid,
-        additional_gids: gids.into_iter().collect(),
-        username: entry.name,
-        home: entry.home,
-    })
+    Ok(gids)
+}
+
+fn not_in_image(what: &'static str, name: &str, file: &'static str) -> SpecError {
+    SpecError::NotInImage {
+        what,
+        name: name.chars().take(80).collect(),
+        file,
+    }
 }
 
 /// `user`, `uid`, `user:group` and mixtures; nothing is root, as in an image without `USER`.
