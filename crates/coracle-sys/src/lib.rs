@@ -13,6 +13,8 @@ pub mod memfd;
 pub mod mount_attr;
 pub mod namespaces;
 pub mod netdev;
+pub mod netlink;
+pub mod netns;
 pub mod pidfd;
 pub mod process;
 pub mod replace;
