@@ -136,7 +136,8 @@ impl Keeper {
         self.call(&request, descriptors).and_then(done)
     }
 
-    /// Has it hold `pidfd`, and keep the exit of its process should that become the keeper's child.
+    /// Has it hold `descriptors`, the first of them the pidfd of `pid`, and keep the exit of that process
+    /// should it become the keeper's child.
     ///
     /// # Errors
     /// As [`Keeper::deposit`].
@@ -145,14 +146,14 @@ impl Keeper {
         pod: &PodSandboxId,
         key: &DepositKey,
         pid: i32,
-        pidfd: BorrowedFd<'_>,
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Error> {
         let request = Request::Deposit {
             pod: pod.clone(),
             key: key.clone(),
             pid: Some(pid),
         };
-        self.call(&request, &[pidfd]).and_then(done)
+        self.call(&request, descriptors).and_then(done)
     }
 
     /// The keys of a pod's deposits.

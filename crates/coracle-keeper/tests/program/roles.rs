@@ -36,7 +36,7 @@ fn shim(start: ShimStart) -> i32 {
         .deposit(&start.pod, &key("pipe"), &[write.as_fd()])
         .expect("deposit");
     keeper
-        .deposit_process(&start.pod, &key("child"), pid, child.pidfd.as_fd())
+        .deposit_process(&start.pod, &key("child"), pid, &[child.pidfd.as_fd()])
         .expect("deposit");
     std::fs::write(start.state_dir.join("up"), pid.to_string()).expect("say so");
     loop {

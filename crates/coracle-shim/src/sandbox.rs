@@ -1,0 +1,352 @@
+//! The pod's namespaces and its init: made, pinned, watched, taken away.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_container::cgroup::Cgroup;
+use coracle_container::namespace::{self, Namespace, PinRequest, Pins};
+use coracle_container::pod_init::{self, PodInitRequest};
+use coracle_sys::signalfd::send_to_pidfd;
+use coracle_types::container::Exit;
+use coracle_types::security::IdMapping;
+use coracle_types::signal::Signal;
+use coracle_types::time::UnixNanos;
+use tokio::sync::watch;
+
+use crate::container::cgroup_path;
+use crate::deposits::Owner;
+use crate::error::Error;
+use crate::exits::Awaited;
+use crate::pod::{Pod, State};
+use crate::record::{ProcessRecord, SandboxRecord};
+
+/// How long killed processes may take to be gone before that is an error.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a sandbox is asked for with.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// Namespaces to make, in any order; the PID namespace is its init's.
+    pub(crate) pins: Pins,
+    /// The network namespace that exists already.
+    pub(crate) netns: Option<PathBuf>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) sysctls: BTreeMap<String, String>,
+    pub(crate) uids: Vec<IdMapping>,
+    pub(crate) gids: Vec<IdMapping>,
+    /// Cgroup of the pod's init; with it there is one.
+    pub(crate) init_cgroup: Option<String>,
+    /// User and group of the init.
+    pub(crate) init_user: (u32, u32),
+}
+
+/// A sandbox that was made.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    /// For the start of its init; an adopted sandbox was started before.
+    wanted: Option<Wanted>,
+    pins: Vec<PathBuf>,
+    init: Option<PodInit>,
+    init_cgroup: Option<Cgroup>,
+    created_at: UnixNanos,
+    /// Set when its init ends or it is stopped.
+    exit: watch::Sender<Option<Exit>>,
+    stopped_at: Option<UnixNanos>,
+}
+
+#[derive(Debug)]
+struct PodInit {
+    process: ProcessRecord,
+    pidfd: OwnedFd,
+}
+
+/// A sandbox as it is told to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SandboxStatus {
+    pub(crate) pid: Option<i32>,
+    pub(crate) ready: bool,
+    pub(crate) created_at: UnixNanos,
+    pub(crate) exit: Option<Exit>,
+}
+
+impl Sandbox {
+    pub(crate) fn record(&self) -> SandboxRecord {
+        SandboxRecord {
+            pins: self.pins.clone(),
+            init: self.init.as_ref().map(|init| init.process),
+            init_cgroup: self
+                .init_cgroup
+                .as_ref()
+                .map(|cgroup| cgroup.path().as_str().to_owned()),
+            created_at: self.created_at,
+            stopped_at: self.stopped_at,
+        }
+    }
+
+    fn status(&self) -> SandboxStatus {
+        let exit = *self.exit.borrow();
+        SandboxStatus {
+            pid: self.init.as_ref().map(|init| init.process.pid),
+            ready: exit.is_none() && self.stopped_at.is_none(),
+            created_at: self.created_at,
+            exit,
+        }
+    }
+
+    /// One that a dead shim made; its init is watched when its descriptor was kept.
+    pub(crate) fn adopt(record: SandboxRecord, pidfd: Option<OwnedFd>) -> Self {
+        let exit = record.stopped_at.map(|at| Exit {
+            code: 0,
+            at,
+            oom_killed: false,
+        });
+        let init_cgroup = record
+            .init_cgroup
+            .as_deref()
+            .and_then(|path| cgroup_path(path).ok())
+            .and_then(|path| Cgroup::open(&path).ok());
+        Self {
+            wanted: None,
+            pins: record.pins,
+            init: record
+                .init
+                .zip(pidfd)
+                .map(|(process, pidfd)| PodInit { process, pidfd }),
+            init_cgroup,
+            created_at: record.created_at,
+            exit: watch::Sender::new(exit),
+            stopped_at: record.stopped_at,
+        }
+    }
+
+    /// Duplicates of its init's descriptor, for the keeper and for who watches it.
+    pub(crate) fn init(&self) -> Option<(i32, &OwnedFd)> {
+        self.init.as_ref().map(|init| (init.process.pid, &init.pidfd))
+    }
+}
+
+impl Pod {
+    /// Makes and pins the pod's namespaces.
+    pub(crate) fn create_sandbox(&self, wanted: Wanted) -> Result<(), Error> {
+        let mut state = self.state();
+        if state.sandbox.is_some() {
+            return Err(Error::Exists {
+                what: "sandbox",
+                id: self.id.to_string(),
+            });
+        }
+        let mut pins = wanted.pins.clone();
+        pins.remove(&Namespace::Pid);
+        let mut made: Vec<PathBuf> = pins.values().cloned().collect();
+        if !pins.is_empty() || !wanted.sysctls.is_empty() {
+            let request = PinRequest {
+                pins,
+                hostname: wanted.hostname.as_deref(),
+                sysctls: wanted.sysctls.clone(),
+                uids: &wanted.uids,
+                gids: &wanted.gids,
+                join: wanted
+                    .netns
+                    .iter()
+                    .map(|path| (Namespace::Net, path.clone()))
+                    .collect(),
+            };
+            namespace::pin(&request).map_err(|source| Error::Namespaces {
+                operation: "make namespaces",
+                source,
+            })?;
+        }
+        made.extend(wanted.pins.get(&Namespace::Pid).cloned());
+        state.sandbox = Some(Sandbox {
+            wanted: Some(wanted),
+            pins: made,
+            init: None,
+            init_cgroup: None,
+            created_at: UnixNanos::now(),
+            exit: watch::Sender::new(None),
+            stopped_at: None,
+        });
+        self.save(&state);
+        Ok(())
+    }
+
+    /// Starts the pod's init if one is wanted; its pid.
+    pub(crate) fn start_sandbox(self: &Arc<Self>) -> Result<SandboxStatus, Error> {
+        let mut state = self.state();
+        let State {
+            sandbox, deposits, ..
+        } = &mut *state;
+        let sandbox = sandbox.as_mut().ok_or(Error::Sandbox("it was not created"))?;
+        let Some(wanted) = sandbox.wanted.take() else {
+            return Err(Error::Sandbox("it was started before"));
+        };
+        let Some(path) = &wanted.init_cgroup else {
+            return Ok(sandbox.status());
+        };
+        let failed = |operation| move |source| Error::Namespaces { operation, source };
+        let cgroup = Cgroup::create(&cgroup_path(path)?).map_err(failed("make the init's cgroup"))?;
+        let mut join: Vec<(Namespace, PathBuf)> = wanted.pins.clone().into_iter().collect();
+        join.retain(|(kind, _)| *kind != Namespace::Pid);
+        join.extend(wanted.netns.iter().map(|path| (Namespace::Net, path.clone())));
+        let request = PodInitRequest {
+            join,
+            cgroup: Some(&cgroup),
+            pid_pin: wanted.pins.get(&Namespace::Pid).cloned(),
+            user: wanted.init_user,
+        };
+        let init = match pod_init::spawn(&request) {
+            Ok(init) => init,
+            Err(error) => {
+                let _ = cgroup.remove();
+                sandbox.wanted = Some(wanted);
+                return Err(failed("start the pod's init")(error));
+            }
+        };
+        let duplicate = || init.pidfd().try_clone_to_owned();
+        let pidfd = duplicate().map_err(Error::system("watch the pod's init"))?;
+        let awaited = duplicate()
+            .and_then(Awaited::new)
+            .map_err(Error::system("watch the pod's init"))?;
+        let process = ProcessRecord::of(init.pid().as_raw_nonzero().get());
+        deposits.process(&Owner::Sandbox, process.pid, pidfd.as_fd(), None);
+        sandbox.init = Some(PodInit { process, pidfd });
+        sandbox.init_cgroup = Some(cgroup);
+        let status = sandbox.status();
+        self.save(&state);
+        drop(state);
+        tokio::spawn(watch_pod_init(Arc::clone(self), awaited));
+        Ok(status)
+    }
+
+    pub(crate) fn sandbox_status(&self) -> Result<SandboxStatus, Error> {
+        let state = self.state();
+        state
+            .sandbox
+            .as_ref()
+            .map(Sandbox::status)
+            .ok_or(Error::Sandbox("it was not created"))
+    }
+
+    /// Returns when the pod's init has ended or the sandbox was stopped.
+    pub(crate) async fn wait_sandbox(&self) -> Result<Exit, Error> {
+        let exit = match &self.state().sandbox {
+            Some(sandbox) => sandbox.exit.subscribe(),
+            None => return Err(Error::Sandbox("it was not created")),
+        };
+        self.told(exit).await
+    }
+
+    /// Kills what still runs in the pod, then takes its namespaces away. It may be repeated.
+    pub(crate) async fn stop_sandbox(&self) -> Result<(), Error> {
+        self.kill_containers().await?;
+        let exit = {
+            let state = self.state();
+            let Some(sandbox) = &state.sandbox else {
+                return Ok(());
+            };
+            sandbox
+                .init
+                .as_ref()
+                .filter(|_| sandbox.exit.borrow().is_none())
+                .map(|init| {
+                    // It is gone when this fails, and then its watcher says so.
+                    let _ = send_to_pidfd(init.pidfd.as_fd(), Signal::KILL.number());
+                    sandbox.exit.subscribe()
+                })
+        };
+        if let Some(exit) = exit {
+            tokio::time::timeout(PATIENCE, self.told(exit))
+                .await
+                .map_err(|_| Error::Sandbox("its init does not die"))??;
+        }
+        let mut state = self.state();
+        let Some(sandbox) = &mut state.sandbox else {
+            return Ok(());
+        };
+        let failed = |operation| move |source| Error::Namespaces { operation, source };
+        if let Some(cgroup) = &sandbox.init_cgroup {
+            cgroup.remove().map_err(failed("remove the init's cgroup"))?;
+            sandbox.init_cgroup = None;
+        }
+        // Those that others were made inside of come last.
+        while let Some(pin) = sandbox.pins.last() {
+            namespace::unpin(pin).map_err(failed("unpin a namespace"))?;
+            sandbox.pins.pop();
+        }
+        let at = UnixNanos::now();
+        sandbox.stopped_at.get_or_insert(at);
+        let exit = Exit {
+            code: 0,
+            at,
+            oom_killed: false,
+        };
+        sandbox.exit.send_if_modified(|told| {
+            let first = told.is_none();
+            told.get_or_insert(exit);
+            first
+        });
+        state.deposits.withdraw(&Owner::Sandbox);
+        self.save(&state);
+        Ok(())
+    }
+
+    async fn kill_containers(&self) -> Result<(), Error> {
+        let mut exits = Vec::new();
+        for container in self.state().containers.values() {
+            if container.exited().is_none() {
+                container.cgroup.kill().map_err(Error::runtime(&container.id))?;
+                exits.push((container.id.clone(), container.exit.subscribe()));
+            }
+        }
+        for (id, exit) in exits {
+            let stuck = |_| Error::State {
+                operation: "kill",
+                id,
+                state: "running after SIGKILL",
+            };
+            tokio::time::timeout(PATIENCE, self.told(exit))
+                .await
+                .map_err(stuck)??;
+        }
+        Ok(())
+    }
+
+    /// Takes all of the pod away: nothing of it is left but the directories that others made.
+    pub(crate) async fn tear_down(&self) -> Result<(), Error> {
+        self.stop_sandbox().await?;
+        let containers: Vec<_> = self.state().containers.keys().cloned().collect();
+        for id in containers {
+            self.delete(&id).await?;
+        }
+        self.state().deposits.forget();
+        for file in ["shim.sock", "shim.json", "shim.json.new"] {
+            let path = self.state_dir.join(file);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::file("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Follows the pod's init to its end.
+pub(crate) async fn watch_pod_init(pod: Arc<Pod>, awaited: Awaited) {
+    awaited.ended().await;
+    let mut state = pod.state();
+    let ended = awaited.learn(&state.deposits, &Owner::Sandbox);
+    if let Some(sandbox) = &mut state.sandbox {
+        let exit = Exit {
+            code: ended.code,
+            at: ended.at,
+            oom_killed: false,
+        };
+        sandbox.exit.send_replace(Some(exit));
+    }
+    pod.save(&state);
+}

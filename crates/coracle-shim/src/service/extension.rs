@@ -1,0 +1,136 @@
+//! The extension service `coracle.shim.v1`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coracle_proto::shim_ext::{
+    ChangeKeeperRequest, ChangeKeeperResponse, ContainerExit, ContainerStatusRequest,
+    ContainerStatusResponse, ExecCaptureEnd, ExecCaptureEvent, ExecCaptureRequest, ReopenLogRequest,
+    ReopenLogResponse, Shim, WaitContainerRequest, WaitContainerResponse, container_status_response::State,
+    exec_capture_event,
+};
+use coracle_types::container::Exit;
+use protobuf::MessageField;
+use ttrpc::r#async::{ServerStreamSender, TtrpcContext};
+
+use crate::capture::{Event, Wanted};
+use crate::error::Error;
+use crate::pod::Pod;
+
+pub(super) struct Service(pub(super) Arc<Pod>);
+
+fn exit_message(exit: Exit) -> MessageField<ContainerExit> {
+    let mut message = ContainerExit::new();
+    message.code = exit.code;
+    message.at_nanos = exit.at.0;
+    message.oom_killed = exit.oom_killed;
+    MessageField::some(message)
+}
+
+fn event_message(event: Event) -> ExecCaptureEvent {
+    let mut message = ExecCaptureEvent::new();
+    message.event = Some(match event {
+        Event::Stdout(bytes) => exec_capture_event::Event::Stdout(bytes),
+        Event::Stderr(bytes) => exec_capture_event::Event::Stderr(bytes),
+        Event::End {
+            code,
+            dropped: [stdout, stderr],
+        } => {
+            let mut end = ExecCaptureEnd::new();
+            end.code = code;
+            end.stdout_dropped = stdout;
+            end.stderr_dropped = stderr;
+            exec_capture_event::Event::End(end)
+        }
+    });
+    message
+}
+
+fn capture_wanted(request: ExecCaptureRequest) -> Result<Wanted, Error> {
+    let timeout = u64::try_from(request.timeout_nanos).map_err(|_| {
+        Error::field(
+            "timeout_nanos",
+            &request.timeout_nanos.to_string(),
+            "give 0 for none or a positive time",
+        )
+    })?;
+    Ok(Wanted {
+        id: request.container_id.parse()?,
+        process: serde_json::from_slice(&request.process)
+            .map_err(|error| Error::field("process", "", error.to_string()))?,
+        timeout: Some(Duration::from_nanos(timeout)).filter(|timeout| !timeout.is_zero()),
+        limit: request.limit,
+    })
+}
+
+#[async_trait]
+impl Shim for Service {
+    async fn reopen_log(
+        &self,
+        _: &TtrpcContext,
+        request: ReopenLogRequest,
+    ) -> ttrpc::Result<ReopenLogResponse> {
+        self.0
+            .reopen_log(&request.container_id.parse().map_err(Error::from)?)?;
+        Ok(ReopenLogResponse::new())
+    }
+
+    async fn exec_capture(
+        &self,
+        _: &TtrpcContext,
+        request: ExecCaptureRequest,
+        stream: ServerStreamSender<ExecCaptureEvent>,
+    ) -> ttrpc::Result<()> {
+        let wanted = capture_wanted(request)?;
+        let stream = &stream;
+        let send = |event| async move { stream.send(&event_message(event)).await.is_ok() };
+        Ok(self.0.capture(wanted, send).await?)
+    }
+
+    async fn container_status(
+        &self,
+        _: &TtrpcContext,
+        request: ContainerStatusRequest,
+    ) -> ttrpc::Result<ContainerStatusResponse> {
+        let mut state = self.0.state();
+        let container = state.container(&request.container_id.parse().map_err(Error::from)?)?;
+        let mut response = ContainerStatusResponse::new();
+        response.state = match (container.exited(), container.started_at, container.paused) {
+            (Some(_), ..) => State::EXITED,
+            (None, None, _) => State::CREATED,
+            (None, Some(_), true) => State::PAUSED,
+            (None, Some(_), false) => State::RUNNING,
+        }
+        .into();
+        response.pid = container.process.pid;
+        response.created_at_nanos = container.created_at.0;
+        response.started_at_nanos = container.started_at.map_or(0, |at| at.0);
+        response.exit = container.exited().map_or_else(MessageField::none, exit_message);
+        response.log_bytes_lost = container.log.as_ref().map_or(0, |log| log.lost());
+        Ok(response)
+    }
+
+    async fn wait_container(
+        &self,
+        _: &TtrpcContext,
+        request: WaitContainerRequest,
+    ) -> ttrpc::Result<WaitContainerResponse> {
+        let exit = self
+            .0
+            .wait(&request.container_id.parse().map_err(Error::from)?)
+            .await?;
+        let mut response = WaitContainerResponse::new();
+        response.exit = exit_message(exit);
+        Ok(response)
+    }
+
+    async fn change_keeper(
+        &self,
+        _: &TtrpcContext,
+        request: ChangeKeeperRequest,
+    ) -> ttrpc::Result<ChangeKeeperResponse> {
+        self.0.change_keeper(request.socket.as_ref())?;
+        Ok(ChangeKeeperResponse::new())
+    }
+}
