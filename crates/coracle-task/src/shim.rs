@@ -1,0 +1,463 @@
+//! One pod's shim: its calls, in the project's own types.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_shim_protos::api::{
+    CreateTaskRequest, DeleteRequest, KillRequest, Mount, StartRequest, UpdateTaskRequest,
+};
+use containerd_shim_protos::sandbox_api::{
+    CreateSandboxRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
+};
+use containerd_shim_protos::sandbox_async::SandboxClient;
+use containerd_shim_protos::shim_async::TaskClient;
+use coracle_proto::shim_ext::{
+    ContainerExit, ContainerStatusRequest, ExecCaptureRequest, IdMapping, LINUX_RESOURCES, LOG_SCHEME,
+    NamespacePin, ReopenLogRequest, SANDBOX_OPTIONS, STDIN_PIPE, SandboxOptions, ShimClient,
+    WaitContainerRequest, container_status_response, exec_capture_event, namespace_pin,
+};
+use coracle_types::container::Exit;
+use coracle_types::security::IdMapping as Mapping;
+use coracle_types::signal::Signal;
+use coracle_types::time::UnixNanos;
+use coracle_types::{ContainerId, Kind, PodSandboxId};
+use oci_spec::runtime::LinuxResources;
+use protobuf::well_known_types::any::Any;
+use protobuf::{EnumOrUnknown, Message, MessageField};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use ttrpc::asynchronous::Client;
+use ttrpc::asynchronous::transport::Socket;
+use ttrpc::context::Context;
+
+use crate::connection::Watched;
+use crate::error::Error;
+use crate::requests::{
+    ExecOutput, ExecSync, KillScope, NamespaceRequest, SandboxCreated, SandboxRequest, TaskCreate, TaskState,
+};
+
+/// Connection to a pod's shim; clones share it.
+#[derive(Clone)]
+pub struct Shim(Arc<Connected>);
+
+struct Connected {
+    pod: PodSandboxId,
+    task: TaskClient,
+    sandbox: SandboxClient,
+    extension: ShimClient,
+    ended: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Shim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shim({})", self.0.pod)
+    }
+}
+
+impl Shim {
+    pub(crate) async fn connect(pod: &PodSandboxId, socket: &Path) -> Result<Self, Error> {
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(|source| Error::Connect {
+                socket: socket.to_owned(),
+                source,
+            })?;
+        let (stream, ended) = Watched::new(stream);
+        let client = Client::new(Socket::new(stream));
+        Ok(Self(Arc::new(Connected {
+            pod: pod.clone(),
+            task: TaskClient::new(client.clone()),
+            sandbox: SandboxClient::new(client.clone()),
+            extension: ShimClient::new(client),
+            ended,
+        })))
+    }
+
+    /// Resolves when the shim is gone.
+    pub async fn closed(&self) {
+        // An error means that the connection's task ended: gone as well.
+        let _ = self.0.ended.clone().wait_for(|ended| *ended).await;
+    }
+
+    /// Makes the pod's namespaces, its init and its shared memory.
+    ///
+    /// # Errors
+    /// What the kernel refused; nothing is left.
+    pub async fn create_sandbox(&self, request: SandboxRequest) -> Result<SandboxCreated, Error> {
+        let mut create = CreateSandboxRequest::new();
+        create.sandbox_id = self.0.pod.to_string();
+        create.netns_path = request
+            .netns
+            .as_ref()
+            .map(|path| path.display().to_string())
+            .unwrap_or_default();
+        create.options = packed(SANDBOX_OPTIONS, &sandbox_options(&request));
+        self.0
+            .sandbox
+            .create_sandbox(unbounded(), &create)
+            .await
+            .map_err(Error::of("CreateSandbox"))?;
+        let mut start = StartSandboxRequest::new();
+        start.sandbox_id = self.0.pod.to_string();
+        let started = self
+            .0
+            .sandbox
+            .start_sandbox(unbounded(), &start)
+            .await
+            .map_err(Error::of("StartSandbox"))?;
+        Ok(SandboxCreated {
+            init: (started.pid != 0).then_some(started.pid),
+        })
+    }
+
+    /// Ends the pod's init and unpins its namespaces and shared memory. Idempotent.
+    ///
+    /// # Errors
+    /// What would not go.
+    pub async fn stop_sandbox(&self) -> Result<(), Error> {
+        let mut request = StopSandboxRequest::new();
+        request.sandbox_id = self.0.pod.to_string();
+        self.0
+            .sandbox
+            .stop_sandbox(unbounded(), &request)
+            .await
+            .map_err(Error::of("StopSandbox"))?;
+        Ok(())
+    }
+
+    /// Has the shim leave with its socket, its state file and what it left with the keeper; returns when it
+    /// is gone.
+    ///
+    /// # Errors
+    /// When it would not.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        let mut request = ShutdownSandboxRequest::new();
+        request.sandbox_id = self.0.pod.to_string();
+        match self
+            .0
+            .sandbox
+            .shutdown_sandbox(unbounded(), &request)
+            .await
+            .map_err(Error::of("ShutdownSandbox"))
+        {
+            // It may leave before the answer does.
+            Err(Error::Call {
+                kind: Kind::Unavailable,
+                ..
+            })
+            | Ok(_) => {}
+            Err(error) => return Err(error),
+        }
+        self.closed().await;
+        Ok(())
+    }
+
+    /// Makes a container: its first process is set up and waits.
+    ///
+    /// # Errors
+    /// What could not be set up, with the step that failed; nothing is left.
+    pub async fn create(&self, request: TaskCreate) -> Result<u32, Error> {
+        let mut create = CreateTaskRequest::new();
+        create.id = request.id.to_string();
+        create.bundle = request.bundle.display().to_string();
+        create.rootfs = vec![overlay(&request)];
+        create.terminal = request.terminal;
+        create.stdin = if request.stdin {
+            STDIN_PIPE.to_owned()
+        } else {
+            String::new()
+        };
+        if let Some(log) = &request.log {
+            create.stdout = format!("{LOG_SCHEME}{}", log.display());
+            create.stderr.clone_from(&create.stdout);
+        }
+        let created = self
+            .0
+            .task
+            .create(unbounded(), &create)
+            .await
+            .map_err(Error::of("Create"))?;
+        Ok(created.pid)
+    }
+
+    /// Lets a container's first process become its program.
+    ///
+    /// # Errors
+    /// What kept the program from running: not there, not executable, for another machine.
+    pub async fn start(&self, id: &ContainerId) -> Result<u32, Error> {
+        let mut request = StartRequest::new();
+        request.id = id.to_string();
+        let started = self
+            .0
+            .task
+            .start(unbounded(), &request)
+            .await
+            .map_err(Error::of("Start"))?;
+        Ok(started.pid)
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// `NotFound` when the shim does not know the container, `FailedPrecondition` when it has ended.
+    pub async fn kill(&self, id: &ContainerId, signal: Signal, scope: KillScope) -> Result<(), Error> {
+        let mut request = KillRequest::new();
+        request.id = id.to_string();
+        request.signal = signal.number().unsigned_abs();
+        request.all = scope == KillScope::All;
+        self.0
+            .task
+            .kill(unbounded(), &request)
+            .await
+            .map_err(Error::of("Kill"))?;
+        Ok(())
+    }
+
+    /// Resolves when the container's first process has ended and its log is complete.
+    ///
+    /// # Errors
+    /// `Unavailable` when the shim went away meanwhile.
+    pub async fn wait(&self, id: &ContainerId) -> Result<Exit, Error> {
+        let mut request = WaitContainerRequest::new();
+        request.container_id = id.to_string();
+        let of = Error::of("WaitContainer");
+        let reply = self
+            .0
+            .extension
+            .wait_container(unbounded(), &request)
+            .await
+            .map_err(of)?;
+        Ok(exit(&reply.exit))
+    }
+
+    /// Removes an ended container's kernel objects.
+    ///
+    /// # Errors
+    /// `NotFound` when the shim does not know it, `FailedPrecondition` while it runs.
+    pub async fn delete(&self, id: &ContainerId) -> Result<(), Error> {
+        let mut request = DeleteRequest::new();
+        request.id = id.to_string();
+        self.0
+            .task
+            .delete(unbounded(), &request)
+            .await
+            .map_err(Error::of("Delete"))?;
+        Ok(())
+    }
+
+    /// What a container is doing.
+    ///
+    /// # Errors
+    /// `NotFound` when the shim does not know it.
+    pub async fn state(&self, id: &ContainerId) -> Result<TaskState, Error> {
+        use container_status_response::State;
+
+        let mut request = ContainerStatusRequest::new();
+        request.container_id = id.to_string();
+        let of = Error::of("ContainerStatus");
+        let status = self
+            .0
+            .extension
+            .container_status(unbounded(), &request)
+            .await
+            .map_err(of)?;
+        match status.state.enum_value_or(State::UNKNOWN) {
+            State::CREATED => Ok(TaskState::Created),
+            State::RUNNING | State::PAUSED => Ok(TaskState::Running),
+            State::EXITED => Ok(TaskState::Exited(exit(&status.exit))),
+            State::UNKNOWN => Err(Error::Call {
+                call: "ContainerStatus",
+                kind: Kind::Internal,
+                message: format!("the shim names no state of container {id}"),
+            }),
+        }
+    }
+
+    /// Changes a container's limits.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub async fn update(&self, id: &ContainerId, resources: &LinuxResources) -> Result<(), Error> {
+        let json = serde_json::to_vec(resources).map_err(|source| Error::Encode {
+            call: "Update",
+            source,
+        })?;
+        let mut request = UpdateTaskRequest::new();
+        request.id = id.to_string();
+        request.resources = MessageField::some(any(LINUX_RESOURCES, json));
+        self.0
+            .task
+            .update(unbounded(), &request)
+            .await
+            .map_err(Error::of("Update"))?;
+        Ok(())
+    }
+
+    /// Opens a container's log anew at its path.
+    ///
+    /// # Errors
+    /// `NotFound`; what the file system says.
+    pub async fn reopen_log(&self, id: &ContainerId) -> Result<(), Error> {
+        let mut request = ReopenLogRequest::new();
+        request.container_id = id.to_string();
+        self.0
+            .extension
+            .reopen_log(unbounded(), &request)
+            .await
+            .map_err(Error::of("ReopenLog"))?;
+        Ok(())
+    }
+
+    /// Runs a process in a container until it ends and keeps what it prints.
+    ///
+    /// # Errors
+    /// `DeadlineExceeded` when it was killed at its deadline, with its whole process tree.
+    pub async fn exec_sync(&self, id: &ContainerId, exec: ExecSync) -> Result<ExecOutput, Error> {
+        use exec_capture_event::Event;
+
+        let of = Error::of("ExecCapture");
+        let process = serde_json::to_vec(&exec.process).map_err(|source| Error::Encode {
+            call: "ExecCapture",
+            source,
+        })?;
+        let mut request = ExecCaptureRequest::new();
+        request.container_id = id.to_string();
+        request.process = process;
+        request.timeout_nanos = exec.timeout.map_or(0, nanos);
+        request.limit = exec.limit as u64;
+        let mut events = self
+            .0
+            .extension
+            .exec_capture(unbounded(), &request)
+            .await
+            .map_err(&of)?;
+        let mut output = ExecOutput::default();
+        while let Some(event) = events.recv().await.map_err(&of)? {
+            match event.event {
+                Some(Event::Stdout(bytes)) => output.stdout.extend_from_slice(&bytes),
+                Some(Event::Stderr(bytes)) => output.stderr.extend_from_slice(&bytes),
+                Some(Event::End(end)) => {
+                    output.code = end.code;
+                    return Ok(output);
+                }
+                _ => {}
+            }
+        }
+        Err(Error::Call {
+            call: "ExecCapture",
+            kind: Kind::Unavailable,
+            message: "the shim ended the stream without the process's end".to_owned(),
+        })
+    }
+}
+
+/// A call that ends when it ends; how long is the shim's business or the caller's.
+fn unbounded() -> Context {
+    ttrpc::context::with_timeout(0)
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn exit(exit: &MessageField<ContainerExit>) -> Exit {
+    let exit = exit.clone().unwrap_or_default();
+    Exit {
+        code: exit.code,
+        at: UnixNanos(exit.at_nanos),
+        oom_killed: exit.oom_killed,
+    }
+}
+
+fn any(type_url: &str, value: Vec<u8>) -> Any {
+    Any {
+        type_url: type_url.to_owned(),
+        value,
+        ..Any::default()
+    }
+}
+
+fn packed(type_url: &str, message: &impl Message) -> MessageField<Any> {
+    let bytes = message
+        .write_to_bytes()
+        .expect("a message of ours has no required fields and fits into memory");
+    MessageField::some(any(type_url, bytes))
+}
+
+fn sandbox_options(request: &SandboxRequest) -> SandboxOptions {
+    let mut options = SandboxOptions::new();
+    options.pins = pins(request);
+    options.hostname.clone_from(&request.hostname);
+    options.sysctls = request.sysctls.clone().into_iter().collect();
+    if let Some(user) = &request.namespaces.user {
+        options.uid_mappings = user.uids.iter().map(mapping).collect();
+        options.gid_mappings = user.gids.iter().map(mapping).collect();
+    }
+    if request.namespaces.pid {
+        options.init_cgroup.clone_from(&request.cgroup);
+        (options.init_uid, options.init_gid) = request.user;
+    }
+    if let Some((path, bytes)) = &request.shm {
+        options.shm = path.display().to_string();
+        options.shm_bytes = *bytes;
+    }
+    options
+}
+
+fn pins(request: &SandboxRequest) -> Vec<NamespacePin> {
+    use namespace_pin::Kind as Namespace;
+
+    let NamespaceRequest {
+        ipc,
+        uts,
+        pid,
+        net,
+        user,
+    } = &request.namespaces;
+    let in_directory = |name: &str| request.pins.join(name);
+    let wanted = [
+        (user.is_some(), Namespace::USER, Some(in_directory("user"))),
+        (*ipc, Namespace::IPC, Some(in_directory("ipc"))),
+        (*uts, Namespace::UTS, Some(in_directory("uts"))),
+        (*net, Namespace::NET, request.netns.clone()),
+        (*pid, Namespace::PID, Some(in_directory("pid"))),
+    ];
+    let made = wanted.into_iter().filter(|(wanted, ..)| *wanted);
+    made.filter_map(|(_, kind, path)| {
+        let mut pin = NamespacePin::new();
+        pin.kind = EnumOrUnknown::new(kind);
+        pin.path = path?.display().to_string();
+        Some(pin)
+    })
+    .collect()
+}
+
+fn mapping(mapping: &Mapping) -> IdMapping {
+    let mut message = IdMapping::new();
+    message.host = mapping.host_id;
+    message.container = mapping.container_id;
+    message.length = mapping.length;
+    message
+}
+
+/// The overlay as shim v2 describes mounts: options as mount(8) takes them, a colon in a name escaped.
+fn overlay(request: &TaskCreate) -> Mount {
+    let lowers: Vec<String> = request.lowers.iter().map(|path| escaped(path)).collect();
+    let mut mount = Mount::new();
+    mount.type_ = "overlay".to_owned();
+    mount.source = "overlay".to_owned();
+    mount.options = vec![
+        format!("lowerdir={}", lowers.join(":")),
+        format!("upperdir={}", request.writable.0.display()),
+        format!("workdir={}", request.writable.1.display()),
+    ];
+    mount
+}
+
+fn escaped(path: &Path) -> String {
+    path.display()
+        .to_string()
+        .replace('\\', "\\\\")
+        .replace(':', "\\:")
+}
