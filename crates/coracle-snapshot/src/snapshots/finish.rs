@@ -1,0 +1,192 @@
+//! From unpacked layers to an image's stack: completes those that need lower ones, and makes the fix-up
+//! layer that keeps implied directories from hiding what the lower layers say of them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, mkdirat};
+use rustix::io::Errno;
+
+use super::Snapshots;
+use super::relocate;
+use crate::error::Error;
+use crate::extract::{Attributes, Contents, LayerPath, set_mtime};
+use crate::id::LayerId;
+use crate::merged::Merged;
+use crate::record::LayerRecord;
+use crate::snapshotter::Usage;
+use crate::stat::Stat;
+use crate::store::{Layer, Staging};
+use crate::writer::Unpacked;
+
+/// Overlay stacks 500 (OVL_MAX_STACK); one is left for a fix-up layer.
+const MOST_LAYERS: usize = 499;
+
+impl Snapshots {
+    /// Makes an image's stack of its unpacked layers; see
+    /// [`Snapshotter::finish_image`](crate::Snapshotter::finish_image).
+    ///
+    /// # Errors
+    /// When a hard link into a lower layer leads nowhere, or a layer cannot be published.
+    pub fn finish_image(&self, layers: Vec<Unpacked>) -> Result<Vec<Layer>, Error> {
+        if layers.len() > MOST_LAYERS {
+            return Err(Error::TooManyLayers {
+                count: layers.len(),
+                limit: MOST_LAYERS,
+            });
+        }
+        let mut stack: Vec<Layer> = Vec::with_capacity(layers.len() + 1);
+        for layer in layers {
+            let layer = self.settle(layer, &stack)?;
+            stack.push(layer);
+        }
+        if let Some(fix_up) = self.fix_up(&stack)? {
+            stack.push(fix_up);
+        }
+        Ok(stack)
+    }
+
+    /// One layer on those below it.
+    fn settle(&self, unpacked: Unpacked, below: &[Layer]) -> Result<Layer, Error> {
+        match unpacked {
+            Unpacked::Whole(layer) => {
+                let Some(chain_id) = &layer.chain_id else {
+                    return Ok(layer);
+                };
+                let record = self.store.read_record(&layer.id)?;
+                if below.is_empty() || record.implied.iter().all(LayerPath::is_root) {
+                    return Ok(layer);
+                }
+                let moved = {
+                    let tree = self.store.open_tree(&layer.id)?;
+                    relocate::relocate(&self.store, layer.id.digest(), tree, &record, || {
+                        self.roots(below)
+                    })?
+                };
+                match moved {
+                    None => Ok(layer),
+                    Some((staging, contents)) => {
+                        staging.publish(LayerId::chain(chain_id.clone()), Some(chain_id), contents)
+                    }
+                }
+            }
+            Unpacked::NeedsLowers(pending) => {
+                let mut lowers = Merged::new(self.roots(below)?);
+                let (staging, contents, descriptor) = pending.complete(&mut lowers)?;
+                let id = LayerId::chain(descriptor.chain_id.clone());
+                let record = LayerRecord::new(id.clone(), contents);
+                let tree = crate::store::open_directory(staging.directory(), crate::store::TREE)
+                    .map_err(Error::state("open", staging.path()))?;
+                let roots = || self.roots(below);
+                match relocate::relocate(&self.store, &descriptor.diff_id, tree, &record, roots)? {
+                    Some((moved, contents)) => moved.publish(id, Some(&descriptor.chain_id), contents),
+                    None => staging.publish(id, Some(&descriptor.chain_id), record.into_contents()),
+                }
+            }
+        }
+    }
+
+    /// The trees of layers, bottom first, as [`Merged`] wants them.
+    fn roots(&self, layers: &[Layer]) -> Result<Vec<OwnedFd>, Error> {
+        let ids: Vec<LayerId> = layers.iter().map(|layer| layer.id.clone()).collect();
+        self.store
+            .stack(&ids)?
+            .iter()
+            .map(|id| self.store.open_tree(id))
+            .collect()
+    }
+
+    /// The layer on top that says again of a directory what lower layers say of it and a layer above them
+    /// hides, because its archive has files in the directory but no entry for it.
+    fn fix_up(&self, stack: &[Layer]) -> Result<Option<Layer>, Error> {
+        let ids: Vec<LayerId> = stack.iter().map(|layer| layer.id.clone()).collect();
+        let id = LayerId::fix_up(&ids);
+        if let Some(there) = self.store.hold(&id, None) {
+            return Ok(Some(there));
+        }
+        let visible = self.store.stack(&ids)?;
+        let records: Vec<LayerRecord> = visible
+            .iter()
+            .map(|id| self.store.read_record(id))
+            .collect::<Result<_, _>>()?;
+        let merged = Merged::new(self.roots(stack)?);
+        let path = || self.store.layer_path(&id);
+        let fixes = find(merged, &records).map_err(Error::state("look for directories of", path()))?;
+        if fixes.is_empty() {
+            return Ok(None);
+        }
+        let staging = Staging::make(&self.store)?;
+        let tree = staging.make_tree()?;
+        let usage = write(&tree, &fixes).map_err(Error::state("make", path()))?;
+        let contents = Contents {
+            usage,
+            ..Contents::default()
+        };
+        staging.publish(id, None, contents).map(Some)
+    }
+}
+
+/// Directories of a fix-up layer, parents first.
+type Fixes = BTreeMap<LayerPath, (Attributes, rustix::fs::Timespec)>;
+
+/// Finds what a fix-up layer must hold.
+fn find(mut merged: Merged, records: &[LayerRecord]) -> rustix::io::Result<Fixes> {
+    let implied: Vec<HashSet<&LayerPath>> = records
+        .iter()
+        .map(|record| record.implied.iter().collect())
+        .collect();
+    let mut wanted: Vec<LayerPath> = Vec::new();
+    for (layer, record) in records.iter().enumerate() {
+        for path in &record.implied {
+            let members = merged.members(path)?;
+            if members.first() != Some(&layer) {
+                continue;
+            }
+            let Some(described) = members.iter().find(|below| !implied[**below].contains(path)) else {
+                continue;
+            };
+            if merged.attributes(*described, path)? != merged.attributes(layer, path)? {
+                wanted.push(path.clone());
+            }
+        }
+        // Overlay lists a directory that only one layer has without looking for whiteouts in it: they
+        // would be seen as names that do not exist.
+        for path in &record.whiteouts {
+            if merged.members(path)?[..] == [layer] && (records.len() > 1 || !path.is_root()) {
+                wanted.push(path.clone());
+            }
+        }
+    }
+    let mut fixes = Fixes::new();
+    for path in wanted {
+        let mut next = Some(path);
+        while let Some(path) = next.filter(|path| !fixes.contains_key(path)) {
+            let members = merged.members(&path)?;
+            let described = members.iter().find(|layer| !implied[**layer].contains(&path));
+            let layer = *described.or(members.first()).ok_or(Errno::NOENT)?;
+            let mtime = Stat::of(merged.open(layer, &path)?)?.mtime;
+            fixes.insert(path.clone(), (merged.attributes(layer, &path)?, mtime));
+            next = path.split().map(|(parent, _)| parent);
+        }
+    }
+    Ok(fixes)
+}
+
+fn write(tree: &OwnedFd, fixes: &Fixes) -> rustix::io::Result<Usage> {
+    let open = |path: &LayerPath| crate::store::open_directory(tree, path.as_os_str());
+    for path in fixes.keys().filter(|path| !path.is_root()) {
+        mkdirat(tree, path.as_os_str(), Mode::RWXU)?;
+    }
+    let mut usage = Usage::default();
+    for (path, (attributes, mtime)) in fixes {
+        let directory = open(path)?;
+        attributes.write(&directory)?;
+        set_mtime(&directory, *mtime)?;
+        usage = usage
+            + Usage {
+                bytes: Stat::of(&directory)?.bytes,
+                inodes: 1,
+            };
+    }
+    Ok(usage)
+}

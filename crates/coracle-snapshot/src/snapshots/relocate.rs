@@ -1,0 +1,242 @@
+//! Lays a layer out anew where a directory that it only implies is a symbolic link in a lower layer.
+//!
+//! A layer with `lib/x` and no entry for `lib`, on a layer where `lib` leads to `usr/lib`, means
+//! `usr/lib/x`: applied in order, its file goes through the link. Unpacked alone it has a directory `lib`,
+//! which would hide the link and with it the whole system's libraries. Its files move to where they were
+//! meant, as further names of the same inodes, in a layer keyed by chain ID.
+
+use std::collections::{HashSet, VecDeque};
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use coracle_types::Digest;
+use rustix::fs::{AtFlags, Dir, linkat, readlinkat};
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::extract::{Attributes, Contents, Directories, ExtractError, LayerPath, is_opaque, mark_opaque};
+use crate::merged::Merged;
+use crate::record::LayerRecord;
+use crate::stat::Stat;
+use crate::store::{Staging, Store, open_directory};
+
+/// As many links as Linux follows in one path.
+const MOST_LINKS: usize = 40;
+
+/// Gives the new layout, or nothing if the layer can stay as it is. `lowers` opens the layers below.
+pub(super) fn relocate(
+    store: &Arc<Store>,
+    diff_id: &Digest,
+    tree: OwnedFd,
+    record: &LayerRecord,
+    lowers: impl Fn() -> Result<Vec<OwnedFd>, Error>,
+) -> Result<Option<(Staging, Contents)>, Error> {
+    let path = || store.layer_path(&record.id);
+    let mut with_layer = vec![tree.try_clone().map_err(|source| Error::State {
+        action: "open",
+        path: path(),
+        source,
+    })?];
+    with_layer.extend(lowers()?);
+    let mut all = Merged::new(with_layer);
+    let meets = meets_links(&mut all, record).map_err(Error::state("compare with lower layers", path()))?;
+    if record.opaque_root || !meets {
+        return Ok(None);
+    }
+    let staging = Staging::make(store)?;
+    let root = staging.make_tree()?;
+    let mut moving = Moving {
+        diff_id,
+        tree,
+        lowers: Merged::new(lowers()?),
+        implied: record.implied.iter().collect(),
+        out: Directories::new(root, &store.limits),
+    };
+    moving.run()?;
+    let contents = moving.out.finish().map_err(|source| Error::Extract {
+        diff_id: diff_id.clone(),
+        source,
+    })?;
+    Ok(Some((staging, contents)))
+}
+
+/// Whether a lower layer shows a symbolic link where the layer implies a directory.
+fn meets_links(all: &mut Merged, record: &LayerRecord) -> rustix::io::Result<bool> {
+    for path in &record.implied {
+        let Some((parent, _)) = path.split() else { continue };
+        let members = all.members(&parent)?;
+        // The layer itself is the first; those after it are what it does not hide.
+        for layer in members.iter().skip(1).copied() {
+            match all.stat(layer, path) {
+                Ok(found) if found.kind.is_symlink() => return Ok(true),
+                Ok(_) => break,
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    Ok(false)
+}
+
+struct Moving<'r> {
+    diff_id: &'r Digest,
+    tree: OwnedFd,
+    lowers: Merged,
+    implied: HashSet<&'r LayerPath>,
+    out: Directories,
+}
+
+/// A directory of the layer and where it goes.
+struct Step {
+    from: LayerPath,
+    to: LayerPath,
+    /// An opaque directory is above: lower layers do not show.
+    alone: bool,
+}
+
+impl Moving<'_> {
+    fn run(&mut self) -> Result<(), Error> {
+        let root = Step {
+            from: LayerPath::root(),
+            to: LayerPath::root(),
+            alone: false,
+        };
+        let mut ahead = vec![root];
+        while let Some(step) = ahead.pop() {
+            let entry = step.from.clone();
+            self.directory(step, &mut ahead)
+                .map_err(|failure| match failure {
+                    Failure::Ambiguous(entry) => Error::AmbiguousLink {
+                        diff_id: self.diff_id.clone(),
+                        entry: entry.to_string(),
+                    },
+                    Failure::Extract(source) => Error::Extract {
+                        diff_id: self.diff_id.clone(),
+                        source,
+                    },
+                    Failure::Io(errno) => Error::Extract {
+                        diff_id: self.diff_id.clone(),
+                        source: ExtractError::io(entry.bytes(), "move it through a symbolic link")(errno),
+                    },
+                })?;
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, step: Step, ahead: &mut Vec<Step>) -> Result<(), Failure> {
+        let from = open_directory(&self.tree, step.from.as_os_str())?;
+        let stat = Stat::of(&from)?;
+        let implied = self.implied.contains(&step.from);
+        let mut to = step.to;
+        if implied && !step.alone && self.is_link_below(&to)? {
+            to = self.resolve(&to)?;
+        }
+        let out = self
+            .out
+            .ensure(step.from.bytes(), &to, stat.mtime)
+            .map_err(Failure::Extract)?;
+        if out.path != to {
+            return Err(Failure::Ambiguous(step.from));
+        }
+        if !implied {
+            let mut attributes = Attributes::read(&from)?;
+            let default_acl = attributes.take_default_acl();
+            attributes.write(&out.fd)?;
+            self.out
+                .described(step.from.bytes(), &to, stat.mtime, default_acl)
+                .map_err(Failure::Extract)?;
+        }
+        let opaque = is_opaque(&from)?;
+        if opaque {
+            mark_opaque(&out.fd)?;
+        }
+        for entry in Dir::read_from(&from)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            let found = Stat::at(&from, OsStr::from_bytes(name))?;
+            if found.is_directory() {
+                ahead.push(Step {
+                    from: step.from.join(name),
+                    to: to.join(name),
+                    alone: step.alone || opaque,
+                });
+                continue;
+            }
+            let os_name = OsStr::from_bytes(name);
+            match linkat(&from, os_name, &out.fd, os_name, AtFlags::empty()) {
+                Err(Errno::EXIST) => return Err(Failure::Ambiguous(step.from.join(name))),
+                other => other?,
+            }
+            if found.is_whiteout() {
+                self.out.has_whiteout(&to);
+            }
+            self.out.count(&found);
+        }
+        Ok(())
+    }
+
+    fn is_link_below(&mut self, path: &LayerPath) -> rustix::io::Result<bool> {
+        Ok(self
+            .lowers
+            .find(path)?
+            .is_some_and(|(_, found)| found.kind.is_symlink()))
+    }
+
+    /// Where a path leads in the layers below, with their root as `/`; what does not exist there is taken
+    /// as written.
+    fn resolve(&mut self, path: &LayerPath) -> Result<LayerPath, Failure> {
+        let mut ahead: VecDeque<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
+        let mut at = LayerPath::root();
+        let mut links = 0;
+        while let Some(name) = ahead.pop_front() {
+            match &name[..] {
+                b"" | b"." => continue,
+                b".." => {
+                    at = at.split().map(|(parent, _)| parent).unwrap_or_default();
+                    continue;
+                }
+                _ => {}
+            }
+            let next = at.join(&name);
+            let Some((layer, found)) = self.lowers.find(&next)? else {
+                at = next;
+                continue;
+            };
+            if !found.kind.is_symlink() {
+                at = next;
+                continue;
+            }
+            links += 1;
+            if links > MOST_LINKS {
+                let reason = "a symbolic link of a lower layer on its path leads in a circle";
+                return Err(Failure::Extract(ExtractError::refused(path.bytes(), reason)));
+            }
+            let parent = self.lowers.open(layer, &at)?;
+            let target = readlinkat(&parent, OsStr::from_bytes(&name), Vec::new())?;
+            if target.as_bytes().starts_with(b"/") {
+                at = LayerPath::root();
+            }
+            for part in target.as_bytes().rsplit(|byte| *byte == b'/') {
+                ahead.push_front(part.to_vec());
+            }
+        }
+        Ok(at)
+    }
+}
+
+enum Failure {
+    Ambiguous(LayerPath),
+    Extract(ExtractError),
+    Io(Errno),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Io(errno)
+    }
+}
