@@ -111,6 +111,22 @@ fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_deadline_that_passes_is_said_to_be_one() {
+        let stuck = tower::service_fn(|_: Request<Body>| {
+            std::future::pending::<Result<Response<Body>, Infallible>>()
+        });
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = "/runtime.v1.RuntimeService/RunPodSandbox".parse().unwrap();
+        request
+            .headers_mut()
+            .insert("grpc-timeout", "5m".parse().unwrap());
+        let response = CallLayer.layer(stuck).call(request).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "4");
+        let message = response.headers()["grpc-message"].to_str().unwrap();
+        assert!(message.starts_with("RunPodSandbox"), "{message}");
+    }
+
     #[test]
     fn timeouts_are_read_and_others_are_none() {
         let read = |text: &str| {

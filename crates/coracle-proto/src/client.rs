@@ -151,6 +151,8 @@ pub fn kind_of(status: &Status) -> Kind {
         Code::FailedPrecondition | Code::Aborted => Kind::FailedPrecondition,
         Code::ResourceExhausted => Kind::ResourceExhausted,
         Code::DeadlineExceeded => Kind::DeadlineExceeded,
+        // tonic's client says so when the deadline it was given has passed.
+        Code::Cancelled if status.message() == "Timeout expired" => Kind::DeadlineExceeded,
         Code::Cancelled => Kind::Cancelled,
         Code::Unavailable => Kind::Unavailable,
         Code::Unimplemented => Kind::Unimplemented,

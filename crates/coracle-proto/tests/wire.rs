@@ -1,4 +1,5 @@
 //! The .proto files of the CRI against a table of its wire contract, and what `Debug` gives away.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
