@@ -72,6 +72,15 @@ pub fn busybox() -> Result<Image> {
     Ok(builder(busybox_root()?).cmd(&["/bin/sh"]).build())
 }
 
+/// What other runtimes want as their pods' first container: busybox, waiting to be told to go.
+///
+/// # Errors
+/// As [`busybox_root`].
+pub fn pause() -> Result<Image> {
+    let wait = ["/bin/sh", "-c", "trap 'exit 0' TERM INT; sleep 2147483647 & wait"];
+    Ok(builder(busybox_root()?).entrypoint(&wait).build())
+}
+
 /// An image of one gzip layer with the usual PATH.
 pub(super) fn builder(layer: Layer) -> ImageBuilder {
     ImageBuilder::new()

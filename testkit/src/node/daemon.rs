@@ -26,7 +26,7 @@ pub struct DaemonOptions {
 impl Default for DaemonOptions {
     fn default() -> Self {
         Self {
-            cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            cni_bin_dirs: crate::cni::plugin_directories(),
             arguments: Vec::new(),
             environment: Vec::new(),
         }

@@ -1,0 +1,38 @@
+//! Calling cargo, and the release program that it builds.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::workspace;
+
+/// Where the configuration's explicit target puts release programs.
+const RELEASE: &str = "target/x86_64-unknown-linux-gnu/release";
+
+/// Runs cargo in the workspace, its output on this terminal.
+pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
+    run(Command::new("cargo").args(arguments))
+}
+
+/// Runs a command in the workspace, its output on this terminal; anything but exit code 0 is an error.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .current_dir(workspace())
+        .status()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+    ensure!(
+        status.success(),
+        "{} {}: {status}",
+        command.get_program().display(),
+        words.join(" ")
+    );
+    Ok(())
+}
+
+/// Builds the release program; gives its path.
+pub(crate) fn release() -> Result<PathBuf> {
+    cargo(&["build", "--release", "--package", "coracle"])?;
+    Ok(workspace().join(RELEASE).join("coracle"))
+}
