@@ -20,6 +20,8 @@ const NATIVE: Arch = Arch::ScmpArchX86_64;
 const NATIVE: Arch = Arch::ScmpArchAarch64;
 #[cfg(target_arch = "riscv64")]
 const NATIVE: Arch = Arch::ScmpArchRiscv64;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+const NATIVE: Arch = Arch::ScmpArchNative;
 
 /// Other ABIs that a native kernel runs, too.
 fn with_sub_architectures(native: Arch) -> Vec<Arch> {
