@@ -18,9 +18,16 @@
 //! In the kernel, of the instance itself and not of a pod: the bridge, the nft table
 //! `inet <instance>-pods`, and ip forwarding.
 
+mod cni;
 mod error;
+mod firewall;
+mod links;
 mod names;
+mod netlink;
+mod netns;
 mod networks;
+mod node;
+mod plugins;
 mod pod;
 mod settings;
 
