@@ -8,6 +8,7 @@ use std::time::Duration;
 use coracle_snapshot::{Snapshotter, Usage};
 use coracle_store::Store;
 use coracle_types::image::Credentials;
+use coracle_types::{Kind, Kinded};
 use tokio::sync::watch;
 
 use crate::assemble::{Limits, Workshop, blocking};
@@ -21,6 +22,8 @@ use crate::pull::Pull;
 use crate::reference::Reference;
 use crate::registry::{Registries, RetryPolicy};
 
+/// How long layers of a pull that failed for want of its registry wait for the next attempt.
+const ABANDONED: Duration = Duration::from_mins(10);
 /// How often a pull's progress is told.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -194,7 +197,11 @@ impl Images {
             entry: Arc::clone(&entry),
         };
         tokio::spawn(async move {
-            let outcome = pull.run().await.map_err(Arc::new);
+            let outcome = pull.run().await;
+            if let Err(error) = &outcome {
+                leaving.shared.after_failure(error.kind()).await;
+            }
+            let outcome = outcome.map_err(Arc::new);
             // It is no longer under way when its outcome shows, so that the next pull is a new one.
             drop(leaving);
             // Nobody needs to wait for it.
@@ -269,7 +276,11 @@ impl Images {
     /// # Errors
     /// As [`Images::pull`], and when the archive cannot be read.
     pub async fn load(&self, path: &Path, name: Option<&Reference>) -> Result<Vec<Arc<Image>>, Error> {
-        load::load(&self.0.workshop, path, name, self.0.parallel).await
+        let loaded = load::load(&self.0.workshop, path, name, self.0.parallel).await;
+        if loaded.is_err() {
+            self.0.collect_or_warn().await;
+        }
+        loaded
     }
 
     /// A kept document by digest: an image's configuration (its id) or one of its manifests.
@@ -293,6 +304,39 @@ impl Images {
             inodes: 1,
         });
         layers.chain(documents).sum()
+    }
+}
+
+impl Shared {
+    async fn collect(&self, image: String) -> Result<Usage, Error> {
+        let workshop = Arc::clone(&self.workshop);
+        blocking("removing layers", move || {
+            workshop.snapshots.gc(&workshop.catalog.in_use().layers)
+        })
+        .await?
+        .map_err(|source| Error::Snapshot { image, source })
+    }
+
+    /// A refused image leaves nothing; one whose registry went away keeps its whole layers for the
+    /// next attempt, but not for ever.
+    async fn after_failure(self: &Arc<Self>, kind: Kind) {
+        if kind == Kind::RegistryUnavailable {
+            let shared = Arc::downgrade(self);
+            tokio::spawn(async move {
+                tokio::time::sleep(ABANDONED).await;
+                if let Some(shared) = shared.upgrade() {
+                    shared.collect_or_warn().await;
+                }
+            });
+        } else {
+            self.collect_or_warn().await;
+        }
+    }
+
+    async fn collect_or_warn(&self) {
+        if let Err(error) = self.collect("(of a failed pull)".to_owned()).await {
+            tracing::warn!(%error, "layers of a failed pull could not be removed");
+        }
     }
 }
 

@@ -77,7 +77,16 @@ impl Session {
             manifest: true,
             offset: 0,
         };
-        let response = self.send(endpoint, &ask).await.ok()?;
+        let response = match self.send(endpoint, &ask).await {
+            Ok(response) => response,
+            Err(error) => {
+                // A dead mirror costs its time-out once.
+                if error.is_transient() {
+                    self.avoid(&endpoint.name);
+                }
+                return None;
+            }
+        };
         let digest: Digest = content_digest(&response)?;
         match target {
             Target::Digest(wanted) if *wanted != digest => None,

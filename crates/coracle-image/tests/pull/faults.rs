@@ -20,6 +20,9 @@ async fn refused(server: &Server, kind: Kind) -> String {
     let node = Node::new().await;
     let error = node.pull(&server.reference("app:1")).await.unwrap_err();
     assert_eq!(error.kind(), kind, "{error}");
+    if kind != Kind::RegistryUnavailable {
+        node.assert_empty_now();
+    }
     node.assert_empty().await;
     error.to_string()
 }

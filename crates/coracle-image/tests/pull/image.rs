@@ -47,7 +47,21 @@ pub(crate) fn layer(pack: Pack, files: &[(&str, &[u8])]) -> Layer {
         header.set_mode(0o644);
         builder.append_data(&mut header, path, *content).unwrap();
     }
-    let tar = builder.into_inner().unwrap();
+    packed(pack, builder.into_inner().unwrap())
+}
+
+/// A layer with a hard link to a file that another layer has.
+pub(crate) fn link_layer(link: &str, target: &str) -> Layer {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_size(0);
+    header.set_mode(0o644);
+    builder.append_link(&mut header, link, target).unwrap();
+    packed(Pack::Gzip, builder.into_inner().unwrap())
+}
+
+fn packed(pack: Pack, tar: Vec<u8>) -> Layer {
     let (blob, suffix) = match pack {
         Pack::Plain => (tar.clone(), ""),
         Pack::Gzip => {

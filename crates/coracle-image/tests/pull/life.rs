@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coracle_image::{LayerPhase, LayerProgress, Progress, PullRequest};
 
-use crate::image::{Image, Pack, layer, noise};
+use crate::image::{Image, Pack, layer, link_layer, noise};
 use crate::node::Node;
 use crate::server::{Reply, Server, is_layer, right};
 
@@ -118,6 +118,60 @@ async fn root_layers_live_as_long_as_an_image_needs_them() {
     node.images.remove(&one).await.unwrap();
     node.images.remove(second.id().as_str()).await.unwrap();
     node.assert_empty().await;
+}
+
+#[tokio::test]
+async fn root_a_layer_that_links_into_a_lower_one_is_kept_like_any_other() {
+    let lower = layer(Pack::Gzip, &[("dir/file", &noise(1, 5000))]);
+    let image = Image::new("x", vec![lower, link_layer("link", "dir/file")]);
+    let served = image.clone();
+    let server = Server::start(move |asked| right(&served, asked)).await;
+    let node = Node::new().await;
+    let first = node.pull(&server.reference("one:1")).await.unwrap();
+    assert!(first.layers.len() >= 2);
+    let before = server.asked().len();
+    let second = node.pull(&server.reference("two:1")).await.unwrap();
+    assert_eq!(second.layers, first.layers);
+    let again = server.asked().split_off(before);
+    assert!(!again.iter().any(|asked| is_layer(&image, asked)), "{again:?}");
+    node.images.remove(&server.reference("two:1")).await.unwrap();
+    node.assert_empty_now();
+}
+
+#[tokio::test]
+async fn root_what_came_before_the_registry_went_away_is_not_fetched_again() {
+    let image = Image::new(
+        "x",
+        (0..2)
+            .map(|n| layer(Pack::Gzip, &[("f", &noise(n, 5000))]))
+            .collect(),
+    );
+    let away = Arc::new(AtomicUsize::new(1));
+    let (served, down) = (image.clone(), Arc::clone(&away));
+    let last = crate::image::digest(&image.layers[1].blob);
+    let server = Server::start(move |asked| {
+        if asked.path.contains(last.as_str()) && down.load(Ordering::SeqCst) == 1 {
+            let mut reply = Reply::status(503);
+            reply.stall = Some((0, Duration::from_millis(100)));
+            return reply;
+        }
+        right(&served, asked)
+    })
+    .await;
+    let node = Node::new().await;
+    let reference = server.reference("app:1");
+    node.pull(&reference).await.unwrap_err();
+    assert!(node.images.get(&reference).is_none());
+    away.store(0, Ordering::SeqCst);
+    node.pull(&reference).await.unwrap();
+    let first = crate::image::digest(&image.layers[0].blob);
+    let fetched = server
+        .asked()
+        .into_iter()
+        .filter(|asked| asked.path.contains(first.as_str()));
+    assert_eq!(fetched.count(), 1);
+    node.images.remove(&reference).await.unwrap();
+    node.assert_empty_now();
 }
 
 #[derive(Default)]

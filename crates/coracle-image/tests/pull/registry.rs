@@ -228,8 +228,12 @@ async fn root_tag_digest_and_index_lead_to_the_same_image() {
     }
     let missing = node.pull(&format!("{name}:missing")).await.unwrap_err();
     assert_eq!(missing.kind(), Kind::NotFound, "{missing}");
+    let layers = std::fs::read_dir(node.dir.path().join("root/layers"))
+        .unwrap()
+        .count();
+    assert!(layers >= 3, "this is where layers lie");
     node.images.remove(&format!("{name}:1")).await.unwrap();
-    node.assert_empty().await;
+    node.assert_empty_now();
 }
 
 #[tokio::test]
