@@ -107,8 +107,8 @@ impl Facilities for Engine {
         Engine::image_fs_info(self).await
     }
 
-    fn status(&self, detail: Detail) -> NodeStatus {
-        Engine::status(self, detail)
+    async fn status(&self, detail: Detail) -> NodeStatus {
+        Engine::status(self, detail).await
     }
 
     fn cgroup_driver(&self) -> CgroupDriver {

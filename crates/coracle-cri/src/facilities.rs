@@ -63,7 +63,7 @@ pub trait Facilities: Send + Sync + 'static {
     -> impl Future<Output = Result<Vec<Arc<Image>>, EngineError>> + Send;
     fn image_fs_info(&self) -> impl Future<Output = Result<ImageFsInfo, EngineError>> + Send;
 
-    fn status(&self, detail: Detail) -> NodeStatus;
+    fn status(&self, detail: Detail) -> impl Future<Output = NodeStatus> + Send;
     fn cgroup_driver(&self) -> CgroupDriver;
     fn update_pod_cidr(&self, cidr: &str) -> Result<(), EngineError>;
     fn audit(&self) -> impl Future<Output = Vec<Finding>> + Send;

@@ -185,7 +185,9 @@ impl<F: Facilities> RuntimeService for RuntimeCalls<F> {
         &self,
         request: Request<cri::StatusRequest>,
     ) -> Result<Response<cri::StatusResponse>, Status> {
-        Ok(Response::new(status::call(&*self.engine, request.get_ref())))
+        Ok(Response::new(
+            status::call(&*self.engine, request.get_ref()).await,
+        ))
     }
 
     async fn runtime_config(

@@ -6,12 +6,12 @@ use coracle_proto::cri;
 use crate::facilities::Facilities;
 use crate::translate;
 
-pub(super) fn call<F: Facilities>(engine: &F, request: &cri::StatusRequest) -> cri::StatusResponse {
+pub(super) async fn call<F: Facilities>(engine: &F, request: &cri::StatusRequest) -> cri::StatusResponse {
     let NodeStatus {
         conditions,
         handlers,
         info,
-    } = engine.status(translate::detail(request.verbose));
+    } = engine.status(translate::detail(request.verbose)).await;
     cri::StatusResponse {
         status: Some(cri::RuntimeStatus {
             conditions: conditions

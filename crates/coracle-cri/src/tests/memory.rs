@@ -159,7 +159,7 @@ impl Facilities for Memory {
             containers: usage(),
         })
     }
-    fn status(&self, _: Detail) -> NodeStatus {
+    async fn status(&self, _: Detail) -> NodeStatus {
         NodeStatus {
             conditions: [("RuntimeReady", true), ("NetworkReady", false)]
                 .map(|(name, holds)| Condition {

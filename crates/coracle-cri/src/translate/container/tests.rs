@@ -142,7 +142,7 @@ fn image(id: &Digest) -> Image {
         settings: ImageSettings::default(),
         platform: Platform::host(),
         created: String::new(),
-        documents: BTreeSet::new(),
+        documents: Default::default(),
         pulled_at: UnixNanos(0),
         pinned: false,
     }
