@@ -42,6 +42,8 @@ pub struct ProcessRecord {
 pub struct SandboxRecord {
     /// Files on which its namespaces are pinned, in the order they were made.
     pub pins: Vec<PathBuf>,
+    /// Directory on which its shared memory is mounted.
+    pub shm: Option<PathBuf>,
     /// The pod's init.
     pub init: Option<ProcessRecord>,
     /// Its cgroup.

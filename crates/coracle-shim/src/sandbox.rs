@@ -1,8 +1,9 @@
 //! The pod's namespaces and its init: made, pinned, watched, taken away.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use coracle_types::container::Exit;
 use coracle_types::security::IdMapping;
 use coracle_types::signal::Signal;
 use coracle_types::time::UnixNanos;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
 use tokio::sync::watch;
 
 use crate::container::cgroup_path;
@@ -41,6 +44,21 @@ pub(crate) struct Wanted {
     pub(crate) init_cgroup: Option<String>,
     /// User and group of the init.
     pub(crate) init_user: (u32, u32),
+    /// Directory on which the pod's shared memory is mounted, and its size in bytes.
+    pub(crate) shm: Option<(PathBuf, u64)>,
+}
+
+impl Wanted {
+    /// Host ids of root inside the pod.
+    fn root_inside(&self) -> (u32, u32) {
+        let host = |mappings: &[IdMapping]| {
+            mappings
+                .iter()
+                .find(|mapping| mapping.container_id == 0)
+                .map_or(0, |mapping| mapping.host_id)
+        };
+        (host(&self.uids), host(&self.gids))
+    }
 }
 
 /// A sandbox that was made.
@@ -49,6 +67,7 @@ pub(crate) struct Sandbox {
     /// For the start of its init; an adopted sandbox was started before.
     wanted: Option<Wanted>,
     pins: Vec<PathBuf>,
+    shm: Option<PathBuf>,
     init: Option<PodInit>,
     init_cgroup: Option<Cgroup>,
     created_at: UnixNanos,
@@ -76,6 +95,7 @@ impl Sandbox {
     pub(crate) fn record(&self) -> SandboxRecord {
         SandboxRecord {
             pins: self.pins.clone(),
+            shm: self.shm.clone(),
             init: self.init.as_ref().map(|init| init.process),
             init_cgroup: self
                 .init_cgroup
@@ -111,6 +131,7 @@ impl Sandbox {
         Self {
             wanted: None,
             pins: record.pins,
+            shm: record.shm,
             init: record
                 .init
                 .zip(pidfd)
@@ -159,10 +180,22 @@ impl Pod {
                 source,
             })?;
         }
+        let shm = wanted.shm.as_ref().map(|(path, _)| path.clone());
+        if let Some((path, bytes)) = &wanted.shm
+            && let Err(error) = mount_shm(path, *bytes, wanted.root_inside())
+        {
+            for pin in made.iter().rev() {
+                if let Err(error) = namespace::unpin(pin) {
+                    tracing::warn!(pod = %self.id, %error, "a namespace is left");
+                }
+            }
+            return Err(error);
+        }
         made.extend(wanted.pins.get(&Namespace::Pid).cloned());
         state.sandbox = Some(Sandbox {
             wanted: Some(wanted),
             pins: made,
+            shm,
             init: None,
             init_cgroup: None,
             created_at: UnixNanos::now(),
@@ -276,6 +309,9 @@ impl Pod {
             namespace::unpin(pin).map_err(failed("unpin a namespace"))?;
             sandbox.pins.pop();
         }
+        if let Some(shm) = sandbox.shm.take() {
+            unmount_shm(&shm)?;
+        }
         let at = UnixNanos::now();
         sandbox.stopped_at.get_or_insert(at);
         let exit = Exit {
@@ -332,6 +368,34 @@ impl Pod {
             }
         }
         Ok(())
+    }
+}
+
+/// Mounts a tmpfs of `bytes` that all of the pod's containers share as /dev/shm.
+fn mount_shm(path: &Path, bytes: u64, (uid, gid): (u32, u32)) -> Result<(), Error> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::file("create", path)(error));
+        }
+        _ => {}
+    }
+    let data = CString::new(format!("mode=1777,size={bytes},uid={uid},gid={gid}"))
+        .map_err(|error| Error::file("mount shared memory on", path)(std::io::Error::from(error)))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("shm", path, "tmpfs", flags, data.as_c_str())
+        .map_err(Error::file("mount shared memory on", path))
+}
+
+/// Takes it and its directory away; it may be gone.
+fn unmount_shm(path: &Path) -> Result<(), Error> {
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    match rustix::mount::unmount(path, flags) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+        Err(error) => return Err(Error::file("unmount", path)(error)),
+    }
+    match std::fs::remove_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 

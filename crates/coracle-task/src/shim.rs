@@ -1,7 +1,8 @@
 //! One pod's shim: its calls, in the project's own types.
 
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use containerd_shim_protos::api::{
@@ -13,9 +14,9 @@ use containerd_shim_protos::sandbox_api::{
 use containerd_shim_protos::sandbox_async::SandboxClient;
 use containerd_shim_protos::shim_async::TaskClient;
 use coracle_proto::shim_ext::{
-    ContainerExit, ContainerStatusRequest, ExecCaptureRequest, IdMapping, LINUX_RESOURCES, LOG_SCHEME,
-    NamespacePin, ReopenLogRequest, SANDBOX_OPTIONS, STDIN_PIPE, SandboxOptions, ShimClient,
-    WaitContainerRequest, container_status_response, exec_capture_event, namespace_pin,
+    ChangeKeeperRequest, ContainerExit, ContainerStatusRequest, ExecCaptureRequest, IdMapping,
+    LINUX_RESOURCES, LOG_SCHEME, NamespacePin, ReopenLogRequest, SANDBOX_OPTIONS, STDIN_PIPE, SandboxOptions,
+    ShimClient, WaitContainerRequest, container_status_response, exec_capture_event, namespace_pin,
 };
 use coracle_types::container::Exit;
 use coracle_types::security::IdMapping as Mapping;
@@ -49,6 +50,28 @@ struct Connected {
     ended: watch::Receiver<bool>,
 }
 
+/// A shim that may be forgotten meanwhile.
+#[derive(Debug)]
+pub(crate) struct WeakShim(Weak<Connected>);
+
+impl WeakShim {
+    pub(crate) fn is_held(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    pub(crate) fn upgrade(&self) -> Option<Shim> {
+        self.0.upgrade().map(Shim)
+    }
+}
+
+impl std::fmt::Debug for Connected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connected")
+            .field("pod", &self.pod)
+            .finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Shim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Shim({})", self.0.pod)
@@ -57,12 +80,10 @@ impl std::fmt::Debug for Shim {
 
 impl Shim {
     pub(crate) async fn connect(pod: &PodSandboxId, socket: &Path) -> Result<Self, Error> {
-        let stream = UnixStream::connect(socket)
-            .await
-            .map_err(|source| Error::Connect {
-                socket: socket.to_owned(),
-                source,
-            })?;
+        let stream = connect(socket).await.map_err(|source| Error::Connect {
+            socket: socket.to_owned(),
+            source,
+        })?;
         let (stream, ended) = Watched::new(stream);
         let client = Client::new(Socket::new(stream));
         Ok(Self(Arc::new(Connected {
@@ -72,6 +93,23 @@ impl Shim {
             extension: ShimClient::new(client),
             ended,
         })))
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakShim {
+        WeakShim(Arc::downgrade(&self.0))
+    }
+
+    /// Has the shim deposit with the keeper at `socket` what the last keeper held.
+    pub(crate) async fn change_keeper(&self, socket: &Path) -> Result<(), Error> {
+        let mut request = ChangeKeeperRequest::new();
+        request.socket = socket.display().to_string();
+        let of = Error::of("ChangeKeeper");
+        self.0
+            .extension
+            .change_keeper(unbounded(), &request)
+            .await
+            .map_err(of)?;
+        Ok(())
     }
 
     /// Resolves when the shim is gone.
@@ -350,6 +388,17 @@ impl Shim {
             message: "the shim ended the stream without the process's end".to_owned(),
         })
     }
+}
+
+/// Connects to a socket whose path may be longer than an address holds (108 bytes): by a descriptor of its
+/// directory.
+async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    };
+    let directory = std::fs::File::open(parent)?;
+    let short = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    UnixStream::connect(Path::new(&short).join(name)).await
 }
 
 /// A call that ends when it ends; how long is the shim's business or the caller's.

@@ -1,14 +1,15 @@
 //! All shims of a node: launched through the keeper, found again by their sockets.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coracle_keeper::client::Keeper;
 use coracle_keeper::{KeeperConfig, Program};
 use coracle_types::{Instance, Kind, Kinded, PodSandboxId};
+use serde::Deserialize;
 
 use crate::error::Error;
-use crate::shim::Shim;
+use crate::shim::{Shim, WeakShim};
 
 /// Where shims and their keeper live.
 #[derive(Debug, Clone)]
@@ -28,6 +29,25 @@ pub struct ShimsConfig {
 pub struct Shims {
     config: KeeperConfig,
     keeper: Mutex<Arc<Keeper>>,
+    /// Those that somebody holds, for a keeper that must be told what the last one held.
+    living: Mutex<Vec<WeakShim>>,
+}
+
+/// The part of a shim's state file that tells who holds the pod's descriptors.
+#[derive(Debug, Default, Deserialize)]
+struct Recorded {
+    #[serde(default)]
+    keeper: Option<PathBuf>,
+}
+
+impl Recorded {
+    /// A file that cannot be read is the shim's to complain of.
+    fn load(state_dir: &Path) -> Self {
+        std::fs::read(state_dir.join("shim.json"))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default()
+    }
 }
 
 impl Shims {
@@ -62,6 +82,7 @@ impl Shims {
         Ok(Arc::new(Self {
             config,
             keeper: Mutex::new(Arc::new(keeper)),
+            living: Mutex::new(Vec::new()),
         }))
     }
 
@@ -72,8 +93,13 @@ impl Shims {
     pub async fn launch(self: &Arc<Self>, pod: &PodSandboxId, state_dir: &Path) -> Result<Shim, Error> {
         let (shims, id, directory) = (Arc::clone(self), pod.clone(), state_dir.to_owned());
         let spawned = tokio::task::spawn_blocking(move || shims.spawn(&id, &directory)).await;
-        spawned.map_err(|_| Error::Interrupted { pod: pod.clone() })??;
-        Shim::connect(pod, &state_dir.join("shim.sock")).await
+        let replaced = spawned.map_err(|_| Error::Interrupted { pod: pod.clone() })??;
+        if let Replaced::Yes = replaced {
+            self.tell_the_living();
+        }
+        let shim = Shim::connect(pod, &state_dir.join("shim.sock")).await?;
+        self.remember(&shim);
+        Ok(shim)
     }
 
     /// Connects to the pod's shim when it lives, else has another one adopt the pod from its state file and
@@ -83,7 +109,15 @@ impl Shims {
     /// As [`Shims::launch`].
     pub async fn reconnect(self: &Arc<Self>, pod: &PodSandboxId, state_dir: &Path) -> Result<Shim, Error> {
         match Shim::connect(pod, &state_dir.join("shim.sock")).await {
-            Ok(shim) => Ok(shim),
+            Ok(shim) => {
+                self.remember(&shim);
+                let (shims, directory) = (Arc::clone(self), state_dir.to_owned());
+                let theirs = tokio::task::spawn_blocking(move || shims.other_keeper(&directory)).await;
+                if let Ok(None) = theirs {
+                    self.hand_over(&shim).await;
+                }
+                Ok(shim)
+            }
             Err(error) if error.kind() == Kind::Unavailable => self.launch(pod, state_dir).await,
             Err(error) => Err(error),
         }
@@ -103,24 +137,78 @@ impl Shims {
     }
 
     fn keeper(&self) -> Arc<Keeper> {
-        Arc::clone(&self.keeper.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.keeper))
     }
 
-    fn spawn(&self, pod: &PodSandboxId, state_dir: &Path) -> Result<(), Error> {
+    /// The keeper of another program version that holds a pod's descriptors and answers.
+    fn other_keeper(&self, state_dir: &Path) -> Option<Keeper> {
+        let socket = Recorded::load(state_dir).keeper?;
+        if socket == self.keeper().socket() {
+            return None;
+        }
+        Keeper::connect(&socket).ok()
+    }
+
+    fn spawn(&self, pod: &PodSandboxId, state_dir: &Path) -> Result<Replaced, Error> {
         let failed = |source| keeper_failed(&self.config, source);
+        // The orphans of a dead shim are its own keeper's children: there, their exits are known.
+        if let Some(keeper) = self.other_keeper(state_dir) {
+            return unless_it_lives(keeper.spawn_shim(pod, state_dir))
+                .map(|()| Replaced::No)
+                .map_err(failed);
+        }
         match self.keeper().spawn_shim(pod, state_dir) {
             Err(error) if error.kind() == Kind::Unavailable => {
                 tracing::warn!(%error, "another keeper is started");
                 let keeper = Arc::new(Keeper::ensure(&self.config).map_err(failed)?);
-                *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&keeper);
+                *lock(&self.keeper) = Arc::clone(&keeper);
                 keeper.spawn_shim(pod, state_dir).map_err(failed)?;
+                Ok(Replaced::Yes)
             }
-            other => {
-                other.map_err(failed)?;
-            }
+            other => unless_it_lives(other).map(|()| Replaced::No).map_err(failed),
         }
-        Ok(())
     }
+
+    fn remember(&self, shim: &Shim) {
+        let mut living = lock(&self.living);
+        living.retain(WeakShim::is_held);
+        living.push(shim.downgrade());
+    }
+
+    /// A keeper died and another took its place: every shim deposits anew.
+    fn tell_the_living(self: &Arc<Self>) {
+        for shim in lock(&self.living).iter().filter_map(WeakShim::upgrade) {
+            let shims = Arc::clone(self);
+            tokio::spawn(async move { shims.hand_over(&shim).await });
+        }
+    }
+
+    /// Has a shim deposit with the keeper of now, unless it did. Without that it lives on; only its death
+    /// would cost the pod its output.
+    async fn hand_over(&self, shim: &Shim) {
+        let keeper = self.keeper();
+        if let Err(error) = shim.change_keeper(keeper.socket()).await {
+            tracing::warn!(?shim, %error, "its descriptors are not held by the keeper");
+        }
+    }
+}
+
+/// A pod's shim that lives already is as good as a new one.
+fn unless_it_lives(spawned: Result<i32, coracle_keeper::Error>) -> Result<(), coracle_keeper::Error> {
+    match spawned {
+        Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// Whether a new keeper was started.
+enum Replaced {
+    Yes,
+    No,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn keeper_failed(config: &KeeperConfig, source: coracle_keeper::Error) -> Error {

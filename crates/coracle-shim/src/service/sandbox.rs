@@ -1,5 +1,6 @@
 //! containerd's Sandbox service.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -89,6 +90,7 @@ fn wanted(request: api::CreateSandboxRequest) -> Result<Wanted, Error> {
         gids: mappings(options.gid_mappings),
         init_cgroup: Some(options.init_cgroup).filter(|path| !path.is_empty()),
         init_user: (options.init_uid, options.init_gid),
+        shm: Some((PathBuf::from(options.shm), options.shm_bytes)).filter(|(path, _)| path != Path::new("")),
     })
 }
 
