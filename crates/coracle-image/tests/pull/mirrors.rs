@@ -35,6 +35,43 @@ async fn root_mirrors_are_asked_before_the_registry_and_without_credentials() {
 }
 
 #[tokio::test]
+async fn root_a_mirror_that_asks_for_credentials_gets_none() {
+    let image = Image::small("private");
+    let mirror = Server::start(|_| Reply::status(401).header("www-authenticate", "Basic realm=\"x\"")).await;
+    let served = image.clone();
+    let server = Server::start(move |asked| {
+        if asked.headers.contains_key("authorization") {
+            right(&served, asked)
+        } else {
+            Reply::status(401).header("www-authenticate", "Basic realm=\"x\"")
+        }
+    })
+    .await;
+    let node = Node::new().await;
+    let text = format!(
+        "server = \"http://{}\"\n[host.\"http://{}\"]\n",
+        server.address, mirror.address
+    );
+    node.hosts("r.example", &text);
+    for server_address in ["", "r.example"] {
+        let credentials = Credentials {
+            username: "kim".to_owned(),
+            password: "secret".to_owned(),
+            server_address: server_address.to_owned(),
+            ..Credentials::default()
+        };
+        node.pull_as("r.example/app:1", Some(credentials)).await.unwrap();
+    }
+    assert!(!mirror.asked().is_empty());
+    assert!(
+        mirror
+            .asked()
+            .iter()
+            .all(|asked| !asked.headers.contains_key("authorization"))
+    );
+}
+
+#[tokio::test]
 async fn root_capabilities_and_paths_are_kept_to() {
     let image = Image::small("x");
     let served = image.clone();
