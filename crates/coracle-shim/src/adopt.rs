@@ -106,6 +106,7 @@ impl Pod {
             paused: record.paused,
             exit: watch::Sender::new(exit),
             execs: BTreeMap::new(),
+            lingering: Vec::new(),
         })
     }
 

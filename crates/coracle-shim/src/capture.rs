@@ -5,12 +5,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use coracle_container::cgroup::Cgroup;
 use coracle_container::{ExecProcess, ExecTree, ProcessIo, Stdio};
 use coracle_types::{ContainerId, ExecId};
 use oci_spec::runtime::Process;
 use rustix::fs::OFlags;
 use tokio::io::unix::AsyncFd;
 
+use crate::container::{Container, cgroup_path};
 use crate::error::Error;
 use crate::exits::{Awaited, UNKNOWN};
 use crate::pod::Pod;
@@ -142,7 +144,7 @@ impl Pod {
             Ok(true) => {
                 let code = awaited.reap().map_or(UNKNOWN, |ended| ended.code);
                 let dropped = [streams[0].dropped, streams[1].dropped];
-                finish(&wanted.id, running);
+                self.settle(&wanted.id, exec, running);
                 send(Event::End { code, dropped }).await;
                 Ok(())
             }
@@ -155,6 +157,39 @@ impl Pod {
                 Err(Error::Deadline(wanted.id))
             }
         }
+    }
+}
+
+impl Pod {
+    /// After an exec's end: what it left running in the background runs on, as a daemon that a postStart hook
+    /// started; its cgroup goes when that has ended, at the latest with the container.
+    fn settle(&self, id: &ContainerId, exec: ExecId, running: ExecProcess) {
+        let mut state = self.state();
+        let Ok(container) = state.container(id) else {
+            finish(id, running);
+            return;
+        };
+        container.lingering.push((exec, running));
+        let lingering = std::mem::take(&mut container.lingering);
+        for (exec, running) in lingering {
+            if container.has_processes_of(&exec) {
+                container.lingering.push((exec, running));
+            } else {
+                finish(id, running);
+            }
+        }
+    }
+}
+
+impl Container {
+    /// Whether the cgroup that `ExecTree::Own` made below the container's is in use.
+    fn has_processes_of(&self, exec: &ExecId) -> bool {
+        let path = format!("{}/exec-{}", self.cgroup.path(), exec.short());
+        cgroup_path(&path)
+            .ok()
+            .and_then(|path| Cgroup::open(&path).ok())
+            .and_then(|cgroup| cgroup.processes().ok())
+            .is_some_and(|processes| !processes.is_empty())
     }
 }
 

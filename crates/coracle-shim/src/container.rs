@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coracle_container::cgroup::{Cgroup, CgroupPath};
-use coracle_container::{ConsoleSize, CreateRequest, Init, ProcessIo, RootfsSource};
+use coracle_container::{ConsoleSize, CreateRequest, ExecProcess, Init, ProcessIo, RootfsSource};
 use coracle_sys::signalfd::send_to_pidfd;
 use coracle_types::container::Exit;
 use coracle_types::signal::Signal;
@@ -47,6 +47,8 @@ pub(crate) struct Container {
     pub(crate) paused: bool,
     pub(crate) exit: watch::Sender<Option<Exit>>,
     pub(crate) execs: BTreeMap<ExecId, Exec>,
+    /// Captured execs that have ended and left something running.
+    pub(crate) lingering: Vec<(ExecId, ExecProcess)>,
 }
 
 /// What a container is asked for with.
@@ -238,6 +240,7 @@ impl Pod {
             paused: false,
             exit: watch::Sender::new(None),
             execs: BTreeMap::new(),
+            lingering: Vec::new(),
         };
         container.deposit(&state.deposits);
         state.containers.insert(id.clone(), container);

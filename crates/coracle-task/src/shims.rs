@@ -86,29 +86,14 @@ impl Shims {
         }))
     }
 
-    /// Has the keeper fork a shim for `pod` and connects to it. A keeper that died is replaced first.
+    /// Connects to the pod's shim when it lives. Else the keeper forks one, which adopts the pod from its
+    /// state file and what the keeper holds, if there is any of that. A keeper that died is replaced first.
     ///
     /// # Errors
     /// When no keeper can be had, or the shim does not come up.
     pub async fn launch(self: &Arc<Self>, pod: &PodSandboxId, state_dir: &Path) -> Result<Shim, Error> {
-        let (shims, id, directory) = (Arc::clone(self), pod.clone(), state_dir.to_owned());
-        let spawned = tokio::task::spawn_blocking(move || shims.spawn(&id, &directory)).await;
-        let replaced = spawned.map_err(|_| Error::Interrupted { pod: pod.clone() })??;
-        if let Replaced::Yes = replaced {
-            self.tell_the_living();
-        }
-        let shim = Shim::connect(pod, &state_dir.join("shim.sock")).await?;
-        self.remember(&shim);
-        Ok(shim)
-    }
-
-    /// Connects to the pod's shim when it lives, else has another one adopt the pod from its state file and
-    /// what the keeper holds.
-    ///
-    /// # Errors
-    /// As [`Shims::launch`].
-    pub async fn reconnect(self: &Arc<Self>, pod: &PodSandboxId, state_dir: &Path) -> Result<Shim, Error> {
-        match Shim::connect(pod, &state_dir.join("shim.sock")).await {
+        let socket = state_dir.join("shim.sock");
+        match Shim::connect(pod, &socket).await {
             Ok(shim) => {
                 self.remember(&shim);
                 let (shims, directory) = (Arc::clone(self), state_dir.to_owned());
@@ -116,11 +101,28 @@ impl Shims {
                 if let Ok(None) = theirs {
                     self.hand_over(&shim).await;
                 }
-                Ok(shim)
+                return Ok(shim);
             }
-            Err(error) if error.kind() == Kind::Unavailable => self.launch(pod, state_dir).await,
-            Err(error) => Err(error),
+            Err(error) if error.kind() == Kind::Unavailable => {}
+            Err(error) => return Err(error),
         }
+        let (shims, id, directory) = (Arc::clone(self), pod.clone(), state_dir.to_owned());
+        let spawned = tokio::task::spawn_blocking(move || shims.spawn(&id, &directory)).await;
+        let replaced = spawned.map_err(|_| Error::Interrupted { pod: pod.clone() })??;
+        if let Replaced::Yes = replaced {
+            self.tell_the_living();
+        }
+        let shim = Shim::connect(pod, &socket).await?;
+        self.remember(&shim);
+        Ok(shim)
+    }
+
+    /// [`Shims::launch`] for a pod that had a shim before.
+    ///
+    /// # Errors
+    /// As [`Shims::launch`].
+    pub async fn reconnect(self: &Arc<Self>, pod: &PodSandboxId, state_dir: &Path) -> Result<Shim, Error> {
+        self.launch(pod, state_dir).await
     }
 
     /// Has the keeper leave as soon as its last pod has: for a node that is taken down.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coracle_types::{Kind, Kinded as _};
 
-use crate::rig::{Rig, eventually, exec, is_root, process_with};
+use crate::rig::{Rig, cgroups, eventually, exec, is_root, kill, process_with};
 
 #[tokio::test]
 async fn root_an_exec_answers_with_output_and_code() {
@@ -60,23 +60,38 @@ async fn root_a_deadline_kills_the_whole_tree() {
 }
 
 #[tokio::test]
-async fn root_a_child_that_holds_the_pipe_does_not_hold_up_the_answer() {
+async fn root_a_child_that_holds_the_pipe_lives_on_and_does_not_hold_up_the_answer() {
     if !is_root() {
         return;
     }
     let rig = Rig::new().await;
     let id = rig.shell("sleep 1000").await;
-    let begin = std::time::Instant::now();
-    let output = rig
-        .shim
-        .exec_sync(&id, exec(&["sh", "-c", "sleep 20 & echo done"]))
-        .await;
+    let marker = format!("7{:05}", std::process::id());
+    let script = format!("sleep {marker} & echo done");
+    let output = rig.shim.exec_sync(&id, exec(&["sh", "-c", &script])).await;
     assert_eq!(output.expect("an exec").stdout, b"done\n");
-    assert!(
-        begin.elapsed() < Duration::from_secs(15),
-        "it waited for the child"
-    );
+    let child = process_with(&format!("sleep {marker}")).expect("what a hook started runs on");
+    rig.shim.exec_sync(&id, exec(&["true"])).await.expect("an exec");
+    assert_eq!(exec_cgroups(&rig), 1, "one is in use");
+    kill(child);
+    eventually("its death", || {
+        process_with(&format!("sleep {marker}")).is_none().then_some(())
+    })
+    .await;
+    rig.shim.exec_sync(&id, exec(&["true"])).await.expect("an exec");
+    assert_eq!(exec_cgroups(&rig), 0, "those of ended execs are gone");
     rig.end().await;
+}
+
+fn exec_cgroups(rig: &Rig) -> usize {
+    let names = cgroups(&rig.cgroup);
+    names
+        .iter()
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("exec-"))
+        })
+        .count()
 }
 
 #[tokio::test]
