@@ -9,6 +9,7 @@ use coracle_types::Digest;
 use futures::StreamExt;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
 use crate::assemble::{Announced, LayerJob, Plan, Workshop, blocking, unpack};
@@ -78,9 +79,17 @@ async fn load_one(
 ) -> Result<Arc<Image>, Error> {
     let jobs = found.plan.jobs(&workshop.limits, found.announced)?;
     let budget = Arc::new(Budget::new(workshop.limits.unpacked));
+    let stop = CancellationToken::new();
     let work = jobs.into_iter().zip(found.files).map(|(job, file)| {
-        let (archive, budget) = (Arc::clone(archive), Arc::clone(&budget));
-        async move { layer(workshop, archive, job, file, budget).await }
+        let (archive, budget, stop) = (Arc::clone(archive), Arc::clone(&budget), stop.clone());
+        async move {
+            if stop.is_cancelled() {
+                return Err(Error::Interrupted {
+                    operation: "loading a layer",
+                });
+            }
+            layer(workshop, archive, job, file, budget).await
+        }
     });
     let mut outcomes = futures::stream::iter(work).buffered(parallel.max(1));
     let mut unpacked = Vec::new();
@@ -88,14 +97,13 @@ async fn load_one(
     while let Some(outcome) = outcomes.next().await {
         match outcome {
             Ok(layer) => unpacked.push(layer),
-            // The others that run already are waited for, so that nothing is left behind.
-            Err(error) => failure = failure.or(Some(error)),
-        }
-        if failure.is_some() {
-            break;
+            // Those that run already are waited for, so that nothing is left behind.
+            Err(error) => {
+                stop.cancel();
+                failure = failure.or(Some(error));
+            }
         }
     }
-    drop(outcomes);
     if let Some(error) = failure {
         return Err(error);
     }
