@@ -29,7 +29,6 @@ use crate::record::{ContainerRecord, PodRecord};
 const EXEC_LIMIT: usize = 16 * 1_000_000;
 
 /// The runtime behind all front ends.
-#[derive(Debug)]
 pub struct Engine {
     pub(crate) parts: Arc<Parts>,
 }
@@ -327,7 +326,7 @@ impl Engine {
         };
         self.parts
             .images
-            .pull(request, progress)
+            .pull(request, progress.as_ref())
             .await
             .map_err(EngineError::from_cause("pull image"))
     }
@@ -357,6 +356,7 @@ impl Engine {
             .images
             .remove(&image.image)
             .await
+            .map(|_| ())
             .map_err(EngineError::from_cause("remove image"))
     }
 
@@ -367,7 +367,7 @@ impl Engine {
     pub async fn import_images(&self, path: &Path) -> Result<Vec<Arc<Image>>, EngineError> {
         self.parts
             .images
-            .load(path)
+            .load(path, None)
             .await
             .map_err(EngineError::from_cause("import images"))
     }

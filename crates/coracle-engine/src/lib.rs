@@ -1,6 +1,6 @@
 //! The engine: pods as actors.
 //!
-//! Owns what a request means in which state , what joins and what supersedes what, the
+//! Owns what a request means in which state ([`policy`]), what joins and what supersedes what, the
 //! records of pods and containers, their ledgers, recovery and audit. Must never know a wire format
 //! (front ends translate) nor make a system call (the crates below do).
 //!
@@ -22,7 +22,22 @@
 //! **Invariant:** a pod's state changes in its actor only.
 
 pub mod api;
+mod audit;
+pub mod config;
+mod engine;
 pub mod error;
+mod exec;
+mod index;
+mod info;
+mod objects;
+mod parts;
+mod pod;
 pub mod policy;
+mod record;
+mod recovery;
+mod status;
+mod trace;
 
+pub use crate::engine::Engine;
 pub use crate::error::{EngineError, chain};
+pub use crate::recovery::NodeConfig;

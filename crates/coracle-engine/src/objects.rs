@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// succeeds. They are removed last first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "object", rename_all = "snake_case")]
-pub enum Object {
+pub(crate) enum Object {
     /// The shim process, its socket and what it left with the keeper.
     Shim,
     /// A network namespace and the mount that pins it.
@@ -41,7 +41,7 @@ pub enum Object {
 impl Object {
     /// The word by which people and `audit` know this sort of object.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Shim => "shim",
             Self::Netns { .. } => "netns",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use coracle_image::Images;
 use coracle_network::Networks;
-use coracle_snapshot::Snapshots;
+use coracle_snapshot::Snapshotter;
 use coracle_spec::Host;
 use coracle_task::Shims;
 
@@ -13,7 +13,6 @@ use crate::index::Index;
 use crate::record::Records;
 
 /// Shared by all actors.
-#[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) config: EngineConfig,
     /// What this kernel and node can do.
@@ -21,9 +20,9 @@ pub(crate) struct Parts {
     /// Names this boot; objects of another one are gone.
     pub(crate) boot: String,
     pub(crate) images: Images,
-    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) snapshots: Arc<dyn Snapshotter>,
     pub(crate) networks: Networks,
-    pub(crate) shims: Shims,
+    pub(crate) shims: Arc<Shims>,
     pub(crate) records: Records,
     pub(crate) index: Index,
 }

@@ -17,6 +17,7 @@ use coracle_types::{ContainerId, Kind, PodSandboxId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::actor::Beginning;
+pub(crate) use self::sandbox::gather;
 use crate::error::EngineError;
 use crate::objects::Object;
 use crate::parts::Parts;

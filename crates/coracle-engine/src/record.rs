@@ -29,31 +29,31 @@ use crate::policy::{ContainerPhase, PodPhase};
 
 /// A pod as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodRecord {
+pub(crate) struct PodRecord {
     /// Its id.
-    pub id: PodSandboxId,
+    pub(crate) id: PodSandboxId,
     /// As it was asked for.
-    pub config: PodSandboxConfig,
+    pub(crate) config: PodSandboxConfig,
     /// As it was asked for.
-    pub handler: RuntimeHandlerName,
+    pub(crate) handler: RuntimeHandlerName,
     /// When RunPodSandbox was accepted.
-    pub created_at: UnixNanos,
+    pub(crate) created_at: UnixNanos,
     /// Where in its life.
-    pub phase: PodPhase,
+    pub(crate) phase: PodPhase,
     /// Its addresses, the primary one first.
-    pub ips: Vec<IpAddr>,
+    pub(crate) ips: Vec<IpAddr>,
     /// Where its network namespace is pinned; `None` with the host's network.
-    pub netns: Option<PathBuf>,
+    pub(crate) netns: Option<PathBuf>,
     /// The boot it lived in: the kernel objects of another one are gone.
-    pub boot: String,
+    pub(crate) boot: String,
     /// How its start went.
-    pub steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
 }
 
 impl PodRecord {
     /// As CRI counts states.
     #[must_use]
-    pub fn state(&self) -> PodSandboxState {
+    pub(crate) fn state(&self) -> PodSandboxState {
         if self.phase == PodPhase::Ready {
             PodSandboxState::Ready
         } else {
@@ -63,7 +63,7 @@ impl PodRecord {
 
     /// As lists show it.
     #[must_use]
-    pub fn summary(&self) -> PodSummary {
+    pub(crate) fn summary(&self) -> PodSummary {
         PodSummary {
             id: self.id.clone(),
             metadata: self.config.metadata.clone(),
@@ -78,49 +78,49 @@ impl PodRecord {
 
 /// A container as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerRecord {
+pub(crate) struct ContainerRecord {
     /// Its id.
-    pub id: ContainerId,
+    pub(crate) id: ContainerId,
     /// Its pod.
-    pub pod: PodSandboxId,
+    pub(crate) pod: PodSandboxId,
     /// As it was asked for.
-    pub config: ContainerConfig,
+    pub(crate) config: ContainerConfig,
     /// The image's id.
-    pub image_id: Digest,
+    pub(crate) image_id: Digest,
     /// Layers of its root file system, bottom first.
-    pub layers: Vec<LayerId>,
+    pub(crate) layers: Vec<LayerId>,
     /// Absolute path of its cgroup in each hierarchy.
-    pub cgroup: String,
+    pub(crate) cgroup: String,
     /// User of its first process.
-    pub user: ProcessUser,
+    pub(crate) user: ProcessUser,
     /// What StopContainer sends.
-    pub stop_signal: Signal,
+    pub(crate) stop_signal: Signal,
     /// Of its log on the host; `None` for no log.
-    pub log_path: Option<PathBuf>,
+    pub(crate) log_path: Option<PathBuf>,
     /// Limits in force.
-    pub resources: LinuxResources,
+    pub(crate) resources: LinuxResources,
     /// Where in its life.
-    pub phase: ContainerPhase,
+    pub(crate) phase: ContainerPhase,
     /// Its first process, from the start on.
-    pub pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     /// When CreateContainer was accepted.
-    pub created_at: UnixNanos,
+    pub(crate) created_at: UnixNanos,
     /// When its first process ran; 0 before.
-    pub started_at: UnixNanos,
+    pub(crate) started_at: UnixNanos,
     /// When its first process ended; 0 before.
-    pub finished_at: UnixNanos,
+    pub(crate) finished_at: UnixNanos,
     /// How.
-    pub exit_code: i32,
+    pub(crate) exit_code: i32,
     /// In CRI's words.
-    pub reason: String,
+    pub(crate) reason: String,
     /// For people.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl ContainerRecord {
     /// As CRI counts states.
     #[must_use]
-    pub fn state(&self) -> ContainerState {
+    pub(crate) fn state(&self) -> ContainerState {
         match self.phase {
             ContainerPhase::Creating | ContainerPhase::Created | ContainerPhase::Starting => {
                 ContainerState::Created
@@ -132,7 +132,7 @@ impl ContainerRecord {
 
     /// As lists show it.
     #[must_use]
-    pub fn summary(&self) -> ContainerSummary {
+    pub(crate) fn summary(&self) -> ContainerSummary {
         ContainerSummary {
             id: self.id.clone(),
             pod: self.pod.clone(),
@@ -148,7 +148,7 @@ impl ContainerRecord {
 
     /// Whole.
     #[must_use]
-    pub fn status(&self) -> ContainerStatus {
+    pub(crate) fn status(&self) -> ContainerStatus {
         ContainerStatus {
             summary: self.summary(),
             started_at: self.started_at,
@@ -176,7 +176,7 @@ impl ContainerRecord {
 
 /// Where records are kept.
 #[derive(Debug, Clone)]
-pub struct Records {
+pub(crate) struct Records {
     state: PathBuf,
     pods: Table<PodRecord>,
     containers: Table<ContainerRecord>,
@@ -184,19 +184,19 @@ pub struct Records {
 
 /// What was found at start.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// Pods by id, as of this boot where there is a file, else as of the database.
-    pub pods: Vec<PodRecord>,
+    pub(crate) pods: Vec<PodRecord>,
     /// Containers likewise.
-    pub containers: Vec<ContainerRecord>,
+    pub(crate) containers: Vec<ContainerRecord>,
     /// Records that cannot be read, with the reason: reported and left alone.
-    pub damaged: Vec<String>,
+    pub(crate) damaged: Vec<String>,
 }
 
 impl Records {
     /// Records below the state directory and in the database.
     #[must_use]
-    pub fn new(state: &Path, store: &Store) -> Self {
+    pub(crate) fn new(state: &Path, store: &Store) -> Self {
         Self {
             state: state.to_owned(),
             pods: store.table("pods"),
@@ -206,13 +206,13 @@ impl Records {
 
     /// The directory of a pod's volatile state.
     #[must_use]
-    pub fn pod_dir(&self, id: &PodSandboxId) -> PathBuf {
+    pub(crate) fn pod_dir(&self, id: &PodSandboxId) -> PathBuf {
         self.state.join("pods").join(id.as_str())
     }
 
     /// The directory of a container's volatile state: its bundle.
     #[must_use]
-    pub fn bundle(&self, id: &ContainerId) -> PathBuf {
+    pub(crate) fn bundle(&self, id: &ContainerId) -> PathBuf {
         self.state.join("containers").join(id.as_str())
     }
 
@@ -220,7 +220,7 @@ impl Records {
     ///
     /// # Errors
     /// When the file on tmpfs cannot be written.
-    pub fn put_pod(&self, record: &PodRecord) -> Result<(), EngineError> {
+    pub(crate) fn put_pod(&self, record: &PodRecord) -> Result<(), EngineError> {
         write(&self.pod_dir(&record.id), record)?;
         self.pods
             .put(record.id.as_str(), record)
@@ -233,7 +233,7 @@ impl Records {
     ///
     /// # Errors
     /// When the file on tmpfs cannot be written.
-    pub fn put_container(&self, record: &ContainerRecord) -> Result<(), EngineError> {
+    pub(crate) fn put_container(&self, record: &ContainerRecord) -> Result<(), EngineError> {
         write(&self.bundle(&record.id), record)?;
         self.containers
             .put(record.id.as_str(), record)
@@ -246,7 +246,7 @@ impl Records {
     ///
     /// # Errors
     /// When the directory cannot be removed.
-    pub fn remove_pod(&self, id: &PodSandboxId) -> Result<(), EngineError> {
+    pub(crate) fn remove_pod(&self, id: &PodSandboxId) -> Result<(), EngineError> {
         self.pods.remove(id.as_str()).later();
         remove(&self.pod_dir(id))
     }
@@ -255,7 +255,7 @@ impl Records {
     ///
     /// # Errors
     /// When the directory cannot be removed.
-    pub fn remove_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+    pub(crate) fn remove_container(&self, id: &ContainerId) -> Result<(), EngineError> {
         self.containers.remove(id.as_str()).later();
         remove(&self.bundle(id))
     }
@@ -264,7 +264,7 @@ impl Records {
     ///
     /// # Errors
     /// When the database as a whole cannot be read.
-    pub fn all(&self) -> Result<Found, EngineError> {
+    pub(crate) fn all(&self) -> Result<Found, EngineError> {
         let mut found = Found::default();
         found.pods = merge(&self.state.join("pods"), &self.pods, &mut found.damaged)?;
         found.containers = merge(
@@ -311,7 +311,7 @@ fn merge<V: Serialize + DeserializeOwned>(
 ///
 /// # Errors
 /// When the file system refuses.
-pub fn make_private_dir(path: &Path) -> Result<(), EngineError> {
+pub(crate) fn make_private_dir(path: &Path) -> Result<(), EngineError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

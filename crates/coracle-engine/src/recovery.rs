@@ -7,26 +7,26 @@ use std::sync::Arc;
 
 use coracle_image::{Images, ImagesConfig};
 use coracle_network::{Networks, NetworksConfig};
-use coracle_snapshot::Snapshots;
+use coracle_snapshot::Snapshotter;
 use coracle_spec::Host;
 use coracle_store::Store;
 use coracle_task::{Shims, ShimsConfig};
 use coracle_types::time::UnixNanos;
 use coracle_types::{ContainerId, Kind, PodSandboxId};
 
+use crate::api::IdPrefix;
 use crate::config::EngineConfig;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::index::Index;
 use crate::parts::Parts;
-use crate::pod::{self, Beginning};
+use crate::pod::{self, Beginning, Request, gather};
 use crate::policy::{ContainerPhase, PodPhase};
 use crate::record::{ContainerRecord, PodRecord, Records, make_private_dir};
 
 const OPERATION: &str = "start the engine";
 
 /// Configurations of the crates below.
-#[derive(Debug)]
 pub struct NodeConfig {
     /// The engine's own.
     pub engine: EngineConfig,
@@ -47,7 +47,7 @@ impl Engine {
     pub async fn start(
         config: NodeConfig,
         store: Store,
-        snapshots: Arc<Snapshots>,
+        snapshots: Arc<dyn Snapshotter>,
     ) -> Result<Arc<Self>, EngineError> {
         let NodeConfig {
             engine: config,
@@ -90,6 +90,31 @@ impl Engine {
         });
         recover(&parts).await?;
         Ok(Arc::new(Self { parts }))
+    }
+
+    /// Takes the node down: removes every pod, then what the instance owns beside pods, and has the keeper
+    /// leave. For an engine that ends with its pods.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub async fn remove_node(&self) -> Result<(), EngineError> {
+        let pods = self.parts.index.pods(&IdPrefix::default());
+        let removals = pods.iter().map(|handle| handle.ask(Request::Remove));
+        let mut failures: Vec<_> = futures::future::join_all(removals)
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+            .collect();
+        self.settle().await;
+        let networks = self.parts.networks.remove_instance_objects().await;
+        failures.extend(
+            networks
+                .err()
+                .map(EngineError::from_cause("remove the node's network")),
+        );
+        let keeper = self.parts.shims.retire().await;
+        failures.extend(keeper.err().map(EngineError::from_cause("end the keeper")));
+        gather("remove the node", &failures)
     }
 
     /// Returns when what was deferred is done: for a shutdown that leaves nothing of removed pods.
@@ -189,20 +214,20 @@ fn put_away(parts: &Parts, pods: &HashSet<PodSandboxId>, containers: &HashSet<Co
         containers.iter().any(|id| id.as_str() == name)
     });
     for id in parts.snapshots.writables() {
-        if !containers.contains(&id) {
-            if let Err(error) = parts.snapshots.remove_writable(&id) {
-                tracing::warn!(container = %id, %error, "a writable layer of nobody's stays");
-            }
+        if !containers.contains(&id)
+            && let Err(error) = parts.snapshots.remove_writable(&id)
+        {
+            tracing::warn!(container = %id, %error, "a writable layer of nobody's stays");
         }
     }
 }
 
 fn remove_strangers(directory: &Path, known: impl Fn(&str) -> bool) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if !known(&entry.file_name().to_string_lossy()) {
-            if let Err(error) = fs::remove_dir_all(entry.path()) {
-                tracing::warn!(path = %entry.path().display(), %error, "a directory of nobody's stays");
-            }
+        if !known(&entry.file_name().to_string_lossy())
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "a directory of nobody's stays");
         }
     }
 }

@@ -38,7 +38,7 @@ impl Engine {
         ];
         let features = |name: &coracle_types::RuntimeHandlerName| HandlerFeatures {
             name: name.clone(),
-            recursive_read_only_mounts: self.parts.host.recursive_read_only(),
+            recursive_read_only_mounts: self.parts.host.recursive_read_only,
             user_namespaces: false,
         };
         let mut info = BTreeMap::new();
@@ -74,9 +74,10 @@ impl Engine {
                     EngineError::new(Kind::InvalidArgument, "update runtime config", message)
                 })
             });
+        let ranges = ranges.collect::<Result<_, _>>()?;
         self.parts
             .networks
-            .set_pod_cidrs(ranges.collect::<Result<_, _>>()?);
-        Ok(())
+            .set_pod_cidrs(ranges)
+            .map_err(EngineError::from_cause("update runtime config"))
     }
 }

@@ -10,7 +10,7 @@ const MAX_STEPS: usize = 256;
 
 /// The steps of one pod since RunPodSandbox was accepted.
 #[derive(Debug, Clone)]
-pub struct Trace(Arc<Mutex<Steps>>);
+pub(crate) struct Trace(Arc<Mutex<Steps>>);
 
 #[derive(Debug)]
 struct Steps {
@@ -30,7 +30,7 @@ impl Default for Trace {
 impl Trace {
     /// A trace that goes on from steps of an earlier daemon.
     #[must_use]
-    pub fn resumed(steps: Vec<Step>) -> Self {
+    pub(crate) fn resumed(steps: Vec<Step>) -> Self {
         Self(Arc::new(Mutex::new(Steps {
             began: Instant::now(),
             steps,
@@ -38,7 +38,7 @@ impl Trace {
     }
 
     /// Runs `future` as the step `name`.
-    pub async fn step<F: Future>(&self, name: &'static str, future: F) -> F::Output {
+    pub(crate) async fn step<F: Future>(&self, name: &'static str, future: F) -> F::Output {
         let index = self.begin(name);
         let output = future.await;
         self.end(index);
@@ -47,7 +47,7 @@ impl Trace {
 
     /// The steps so far, in the order of their beginning.
     #[must_use]
-    pub fn steps(&self) -> Vec<Step> {
+    pub(crate) fn steps(&self) -> Vec<Step> {
         self.lock().steps.clone()
     }
 

@@ -223,6 +223,9 @@ impl Store {
     }
 }
 
+/// A key and its value, or why the value cannot be read.
+pub type Entry<V> = (String, Result<V, String>);
+
 /// Values of one type by text keys.
 pub struct Table<V> {
     store: Store,
@@ -269,7 +272,7 @@ impl<V: Serialize + DeserializeOwned> Table<V> {
     ///
     /// # Errors
     /// When the table as a whole cannot be read.
-    pub fn all(&self) -> Result<Vec<(String, Result<V, String>)>, StoreError> {
+    pub fn all(&self) -> Result<Vec<Entry<V>>, StoreError> {
         let failed = |reason: String| StoreError::Read {
             table: self.name,
             reason,

@@ -14,5 +14,5 @@
 pub mod database;
 pub mod ledger;
 
-pub use database::{Store, StoreError, Table, Ticket};
+pub use database::{Entry, Store, StoreError, Table, Ticket};
 pub use ledger::{Ledger, LedgerError, replace};

@@ -11,8 +11,10 @@ pub const DEFAULT_SOCKET: &str = "/run/coracle/coracle.sock";
 /// A Kubernetes container runtime on the short chain: kubelet, daemon, one small shim a pod, container.
 #[derive(Debug, Parser)]
 #[command(name = "coracle", version, max_term_width = 100, infer_subcommands = false)]
-#[command(after_help = "A first pod:  coracle pull docker.io/library/busybox && coracle run docker.io/library/busybox -- echo hello\n\
-                        Is all well?  coracle audit")]
+#[command(
+    after_help = "A first pod:  coracle pull docker.io/library/busybox && coracle run docker.io/library/busybox -- echo hello\n\
+                        Is all well?  coracle audit"
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -175,7 +177,9 @@ fn parse_publish(text: &str) -> Result<Publish, String> {
         "udp" => true,
         other => return Err(format!("protocol {other:?} is neither tcp nor udp")),
     };
-    let (rest, pod) = ports.rsplit_once(':').ok_or("write it as HOST:POD, for instance 8080:80")?;
+    let (rest, pod) = ports
+        .rsplit_once(':')
+        .ok_or("write it as HOST:POD, for instance 8080:80")?;
     let (ip, host) = match rest.rsplit_once(':') {
         Some((ip, host)) => (Some(ip.trim_matches(['[', ']'])), host),
         None => (None, rest),
@@ -184,8 +188,15 @@ fn parse_publish(text: &str) -> Result<Publish, String> {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(format!("{text:?} is no port: 1 to 65535")),
     };
-    let host_ip = ip.map(|ip| ip.parse().map_err(|_| format!("{ip:?} is no address"))).transpose()?;
-    Ok(Publish { host_ip, host_port: port(host)?, pod_port: port(pod)?, udp })
+    let host_ip = ip
+        .map(|ip| ip.parse().map_err(|_| format!("{ip:?} is no address")))
+        .transpose()?;
+    Ok(Publish {
+        host_ip,
+        host_port: port(host)?,
+        pod_port: port(pod)?,
+        udp,
+    })
 }
 
 /// What to list.
@@ -301,11 +312,25 @@ mod tests {
     #[test]
     fn published_ports_are_read_and_bad_ones_named() {
         let plain = parse_publish("8080:80").unwrap();
-        assert_eq!((plain.host_ip, plain.host_port, plain.pod_port, plain.udp), (None, 8080, 80, false));
+        assert_eq!(
+            (plain.host_ip, plain.host_port, plain.pod_port, plain.udp),
+            (None, 8080, 80, false)
+        );
         let full = parse_publish("127.0.0.1:53:5353/udp").unwrap();
-        assert_eq!((full.host_ip, full.host_port, full.udp), (Some([127, 0, 0, 1].into()), 53, true));
+        assert_eq!(
+            (full.host_ip, full.host_port, full.udp),
+            (Some([127, 0, 0, 1].into()), 53, true)
+        );
         assert!(parse_publish("[::1]:1:2").unwrap().host_ip.is_some());
-        for bad in ["80", "0:80", "80:0", "x:80", "1:2/sctp", "70000:1", "300.0.0.1:1:2"] {
+        for bad in [
+            "80",
+            "0:80",
+            "80:0",
+            "x:80",
+            "1:2/sctp",
+            "70000:1",
+            "300.0.0.1:1:2",
+        ] {
             assert!(parse_publish(bad).is_err(), "{bad}");
         }
     }

@@ -22,7 +22,9 @@ use crate::terminal;
 
 /// Runs a command against the runtime on the socket.
 pub fn run(command: Command, global: Global) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(dispatch(command, global))
 }
 

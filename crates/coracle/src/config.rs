@@ -102,10 +102,14 @@ impl Default for Config {
             default_cgroup_parent: String::new(),
             runtime_cgroup: String::new(),
             cni_conf_dir: "/etc/cni/net.d".into(),
-            cni_bin_dirs: ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"].map(PathBuf::from).to_vec(),
+            cni_bin_dirs: ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"]
+                .map(PathBuf::from)
+                .to_vec(),
             default_network: true,
             default_subnets: vec!["10.88.0.0/16".parse().expect("a well-formed network")],
-            registry_config_dirs: ["/etc/coracle/certs.d", "/etc/containerd/certs.d"].map(PathBuf::from).to_vec(),
+            registry_config_dirs: ["/etc/coracle/certs.d", "/etc/containerd/certs.d"]
+                .map(PathBuf::from)
+                .to_vec(),
             max_concurrent_downloads: 3,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -137,30 +141,48 @@ impl Config {
 
     fn settle(written: Written, args: ServeArgs, socket: PathBuf) -> anyhow::Result<Self> {
         let mut config = Self::default();
-        let instance = args.instance.map(|name| name.parse().context("--instance")).transpose()?;
+        let instance = args
+            .instance
+            .map(|name| name.parse().context("--instance"))
+            .transpose()?;
         set(&mut config.instance, instance.or(written.instance));
         config.settle_names();
         set(&mut config.root, args.root.or(written.root));
         set(&mut config.state, args.state.or(written.state));
         config.socket = if socket == Path::new(crate::cli::DEFAULT_SOCKET) {
-            written.socket.unwrap_or_else(|| config.state.join("coracle.sock"))
+            written
+                .socket
+                .unwrap_or_else(|| config.state.join("coracle.sock"))
         } else {
             socket
         };
         set(&mut config.cgroup_driver, written.cgroup.driver);
         set(&mut config.default_cgroup_parent, written.cgroup.default_parent);
         set(&mut config.runtime_cgroup, written.cgroup.runtime);
-        set(&mut config.cni_conf_dir, args.cni_conf_dir.or(written.network.conf_dir));
-        set(&mut config.cni_bin_dirs, some_of(args.cni_bin_dir).or(written.network.bin_dirs));
+        set(
+            &mut config.cni_conf_dir,
+            args.cni_conf_dir.or(written.network.conf_dir),
+        );
+        set(
+            &mut config.cni_bin_dirs,
+            some_of(args.cni_bin_dir).or(written.network.bin_dirs),
+        );
         set(&mut config.default_network, written.network.default_network);
         if let Some(subnets) = written.network.default_subnets {
             let parse = |text: String| {
-                text.parse().with_context(|| format!("network.default_subnets: {text:?}: write it as 10.88.0.0/16"))
+                text.parse()
+                    .with_context(|| format!("network.default_subnets: {text:?}: write it as 10.88.0.0/16"))
             };
             config.default_subnets = subnets.into_iter().map(parse).collect::<Result<_, _>>()?;
         }
-        set(&mut config.registry_config_dirs, some_of(args.registry_config_dir).or(written.registry.config_dirs));
-        set(&mut config.max_concurrent_downloads, written.registry.max_concurrent_downloads);
+        set(
+            &mut config.registry_config_dirs,
+            some_of(args.registry_config_dir).or(written.registry.config_dirs),
+        );
+        set(
+            &mut config.max_concurrent_downloads,
+            written.registry.max_concurrent_downloads,
+        );
         set(&mut config.log_level, args.log_level.or(written.log.level));
         set(&mut config.log_format, args.log_format.or(written.log.format));
         config.check()?;
@@ -168,26 +190,42 @@ impl Config {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        for (key, path) in [("root", &self.root), ("state", &self.state), ("socket", &self.socket)] {
-            anyhow::ensure!(path.is_absolute(), "{key}: {} is not absolute: begin it with /", path.display());
+        for (key, path) in [
+            ("root", &self.root),
+            ("state", &self.state),
+            ("socket", &self.socket),
+        ] {
+            anyhow::ensure!(
+                path.is_absolute(),
+                "{key}: {} is not absolute: begin it with /",
+                path.display()
+            );
         }
-        for (key, path) in
-            [("cgroup.default_parent", &self.default_cgroup_parent), ("cgroup.runtime", &self.runtime_cgroup)]
-        {
+        for (key, path) in [
+            ("cgroup.default_parent", &self.default_cgroup_parent),
+            ("cgroup.runtime", &self.runtime_cgroup),
+        ] {
             let well_formed = path.starts_with('/') && !path.split('/').any(|part| part == "..");
-            anyhow::ensure!(well_formed, "{key}: {path:?} is no absolute cgroup path: write it as /coracle/pods");
+            anyhow::ensure!(
+                well_formed,
+                "{key}: {path:?} is no absolute cgroup path: write it as /coracle/pods"
+            );
         }
         anyhow::ensure!(
             self.cgroup_driver == CgroupDriver::Cgroupfs,
             "cgroup.driver: systemd is not offered by this version: write cgroupfs"
         );
-        anyhow::ensure!(self.max_concurrent_downloads > 0, "registry.max_concurrent_downloads: 0 pulls nothing");
+        anyhow::ensure!(
+            self.max_concurrent_downloads > 0,
+            "registry.max_concurrent_downloads: 0 pulls nothing"
+        );
         Ok(())
     }
 }
 
 fn read(path: &Path) -> anyhow::Result<Written> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read the configuration {}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("read the configuration {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("the configuration {}", path.display()))
 }
 
@@ -212,7 +250,10 @@ mod tests {
 
     #[test]
     fn names_follow_the_instance_and_flags_win_over_the_file() {
-        let args = ServeArgs { root: Some("/r".into()), ..ServeArgs::default() };
+        let args = ServeArgs {
+            root: Some("/r".into()),
+            ..ServeArgs::default()
+        };
         let config = load("instance = \"a\"\nroot = \"/file\"\nstate = \"/s\"\n", args).unwrap();
         assert_eq!(config.root, Path::new("/r"));
         assert_eq!(config.socket, Path::new("/s/coracle.sock"));

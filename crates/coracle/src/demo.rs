@@ -11,9 +11,13 @@ const HEAD: usize = 4096;
 
 /// Serves the page on `port` of all addresses, until it is told to stop.
 pub fn run(port: u16) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(("::", port)).await.or(TcpListener::bind(("0.0.0.0", port)).await);
+        let listener = TcpListener::bind(("::", port))
+            .await
+            .or(TcpListener::bind(("0.0.0.0", port)).await);
         let listener = listener.with_context(|| format!("listen on port {port}"))?;
         say(&format!("serving on port {port}"));
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -49,7 +53,12 @@ fn page() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let status = read("/proc/self/status");
     let field = |name: &str| {
-        status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
     };
     format!(
         "Hello from a pod.\n  host name     {}\n  process       {}\n  capabilities  {}\n  seccomp mode  {}\n",

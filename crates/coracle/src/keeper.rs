@@ -3,8 +3,15 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Runs the keeper with the arguments that the daemon gave.
+use coracle_keeper::KeeperArgs;
+
+/// Runs the keeper with the arguments that the daemon gave; returns only when they are wrong.
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    let _ = args;
-    ExitCode::FAILURE
+    match KeeperArgs::parse(args.into_iter()) {
+        Ok(args) => coracle_keeper::run(args, coracle_shim::entry),
+        Err(error) => {
+            crate::terminal::complain(&error.into());
+            ExitCode::FAILURE
+        }
+    }
 }

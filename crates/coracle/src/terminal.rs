@@ -41,7 +41,9 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Rows under a heading; wraps to the terminal's width, is never wrapped in a pipe.
 pub fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic);
     if !table.is_tty() {
         table.set_content_arrangement(ContentArrangement::Disabled);
     }

@@ -19,7 +19,11 @@ const NOTED: Duration = Duration::from_secs(5);
 
 impl PodContext {
     /// StartContainer; gives the first process's pid. On failure no process and no cgroup stays.
-    pub(super) async fn start(&self, shim: &Shim, record: &ContainerRecord) -> Result<u32, EngineError> {
+    pub(super) async fn start_container(
+        &self,
+        shim: &Shim,
+        record: &ContainerRecord,
+    ) -> Result<u32, EngineError> {
         if let Some(parent) = record.log_path.as_deref().and_then(|path| path.parent()) {
             fs::create_dir_all(parent)
                 .map_err(|error| io_failed("make the log directory", parent, &error))?;
@@ -40,8 +44,7 @@ impl PodContext {
             id: record.id.clone(),
             bundle: self.parts.records.bundle(&record.id),
             lowers: writable.lowers,
-            upper: Some(writable.upper),
-            work: Some(writable.work),
+            writable: (writable.upper, writable.work),
             stdin: record.config.stdin,
             terminal: record.config.tty,
             log: record.log_path.clone(),

@@ -10,7 +10,6 @@ use coracle_image::Image;
 use coracle_spec::{ContainerInput, HandlerDefaults, Paths, ResolvedUser};
 use coracle_types::container::ContainerConfig;
 use coracle_types::security::NamespaceMode;
-use coracle_types::signal::Signal;
 use coracle_types::time::UnixNanos;
 use coracle_types::{ContainerId, Kind};
 use oci_spec::runtime::Spec;
@@ -58,7 +57,8 @@ impl PodContext {
             layers: image.layers.clone(),
             cgroup: format!("{}/{id}", self.cgroup_parent().trim_end_matches('/')),
             user: ProcessUser::default(),
-            stop_signal: stop_signal(config, &image)?,
+            stop_signal: coracle_spec::stop_signal(config, &spec_settings(&image))
+                .map_err(EngineError::from_cause(OPERATION))?,
             log_path,
             resources: config.resources.clone(),
             phase: ContainerPhase::Creating,
@@ -100,10 +100,10 @@ impl PodContext {
                 made.unwrap_or_else(|error| Err(interrupted(OPERATION, &error)))
             })
             .await;
-        if made.is_err() {
-            if let Err(error) = self.forget_container(&id).await {
-                tracing::error!(container = %id, %error, "a failed creation could not be undone whole");
-            }
+        if made.is_err()
+            && let Err(error) = self.forget_container(&id).await
+        {
+            tracing::error!(container = %id, %error, "a failed creation could not be undone whole");
         }
         made
     }
@@ -123,6 +123,7 @@ impl PodContext {
         let user = coracle_spec::resolve_user(root.as_fd(), &settings.user, &record.config.security)
             .map_err(EngineError::from_cause(OPERATION))?;
         drop(root);
+        coracle_spec::ensure_mount_sources(&record.config).map_err(EngineError::from_cause(OPERATION))?;
         let spec = self.spec(&record, &settings, &user, target)?;
         let bundle = self.parts.records.bundle(&record.id);
         make_private_dir(&bundle)?;
@@ -230,16 +231,5 @@ fn spec_settings(image: &Image) -> coracle_spec::ImageSettings {
             .collect(),
         stop_signal: settings.stop_signal.clone(),
         labels: settings.labels.clone(),
-    }
-}
-
-fn stop_signal(config: &ContainerConfig, image: &Image) -> Result<Signal, EngineError> {
-    match config.stop_signal {
-        Some(signal) => Ok(signal),
-        None if image.settings.stop_signal.is_empty() => Ok(Signal::TERM),
-        None => image.settings.stop_signal.parse().map_err(|error| {
-            let message = format!("the image's StopSignal: {error}: give stop_signal in the request");
-            EngineError::new(Kind::InvalidArgument, OPERATION, message)
-        }),
     }
 }

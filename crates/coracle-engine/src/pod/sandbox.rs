@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use coracle_network::PodNetwork;
+use coracle_spec::HandlerDefaults;
 use coracle_store::Ledger;
 use coracle_task::{NamespaceRequest, SandboxRequest, Shim};
 use coracle_types::container::Exit;
@@ -205,8 +206,14 @@ impl PodContext {
         } else {
             config.hostname.clone()
         };
-        write(&files.hostname(), format!("{hostname}\n").as_bytes())?;
-        write(&files.hosts(), coracle_spec::hosts_file(&hostname).as_bytes())?;
+        write(
+            &files.hostname(),
+            coracle_spec::hostname_file(&hostname).as_bytes(),
+        )?;
+        write(
+            &files.hosts(),
+            coracle_spec::hosts_file(&hostname, &[]).as_bytes(),
+        )?;
         match &config.dns {
             Some(dns) if *dns != coracle_types::pod::DnsConfig::default() => {
                 write(&files.resolv_conf(), coracle_spec::resolv_conf(dns).as_bytes())
@@ -250,7 +257,8 @@ impl PodContext {
         let namespaces = &config.security.namespaces;
         let files = self.files();
         let sysctls: BTreeMap<String, String> =
-            coracle_spec::pod_sysctls(config).map_err(EngineError::from_cause("run pod sandbox"))?;
+            coracle_spec::pod_sysctls(config, &HandlerDefaults::default())
+                .map_err(EngineError::from_cause("run pod sandbox"))?;
         let own_ipc = namespaces.ipc != NamespaceMode::Node;
         let request = SandboxRequest {
             namespaces: NamespaceRequest {
@@ -267,6 +275,7 @@ impl PodContext {
             hostname: config.hostname.clone(),
             sysctls,
             cgroup: format!("{}/{}", self.cgroup_parent().trim_end_matches('/'), self.pod.id),
+            user: sandbox_user(config),
             shm: own_ipc.then(|| (files.shm(), SHM_BYTES)),
         };
         self.trace
@@ -460,4 +469,10 @@ pub(crate) fn gather(operation: &'static str, failures: &[EngineError]) -> Resul
 fn host_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim_end().to_owned()
+}
+
+/// As whom the pod's init runs; ids were checked to be ids.
+fn sandbox_user(config: &coracle_types::pod::PodSandboxConfig) -> (u32, u32) {
+    let id = |id: Option<i64>| id.and_then(|id| u32::try_from(id).ok()).unwrap_or_default();
+    (id(config.security.run_as_user), id(config.security.run_as_group))
 }

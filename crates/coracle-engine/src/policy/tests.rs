@@ -67,10 +67,10 @@ impl Model {
                     !self.container.is_some_and(is_being_made_or_removed),
                     "stopped under a change: {self:?}"
                 );
-                if let Some(phase) = &mut self.container {
-                    if matches!(phase, ContainerPhase::Running | ContainerPhase::Stopping) {
-                        *phase = ContainerPhase::Exited;
-                    }
+                if let Some(phase @ (ContainerPhase::Running | ContainerPhase::Stopping)) =
+                    &mut self.container
+                {
+                    *phase = ContainerPhase::Exited;
                 }
                 Some(PodPhase::Stopped)
             }
@@ -170,17 +170,17 @@ impl Model {
 
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        Just(Event::Pod(PodRequest::RunAgain(Repeat::Same))),
-        Just(Event::Pod(PodRequest::Stop)),
-        Just(Event::Pod(PodRequest::Remove)),
+        1 => Just(Event::Pod(PodRequest::RunAgain(Repeat::Same))),
+        1 => Just(Event::Pod(PodRequest::Stop)),
+        1 => Just(Event::Pod(PodRequest::Remove)),
         3 => Just(Event::Pod(PodRequest::Create)),
         3 => Just(Event::Container(ContainerRequest::Start)),
-        Just(Event::Container(ContainerRequest::Stop)),
-        Just(Event::Container(ContainerRequest::Remove)),
-        Just(Event::Container(ContainerRequest::Use)),
+        1 => Just(Event::Container(ContainerRequest::Stop)),
+        1 => Just(Event::Container(ContainerRequest::Remove)),
+        1 => Just(Event::Container(ContainerRequest::Use)),
         3 => Just(Event::PodEnds),
         3 => Just(Event::ContainerEnds),
-        Just(Event::Exit),
+        1 => Just(Event::Exit),
     ]
 }
 

@@ -28,7 +28,11 @@ impl Foreground {
         let directories = [config.root.clone(), config.state.clone()];
         let daemon = Daemon::start(config).await?;
         let client = Client::connect(daemon.socket()).await?;
-        Ok(Self { daemon, client, directories })
+        Ok(Self {
+            daemon,
+            client,
+            directories,
+        })
     }
 
     /// The way to it.

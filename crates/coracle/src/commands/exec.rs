@@ -26,7 +26,12 @@ pub async fn run(client: &Client, args: &ExecArgs, output: Output) -> anyhow::Re
         cmd: args.command.clone(),
         timeout: i64::from(args.timeout),
     };
-    let reply = client.runtime().exec_sync(request).await.map_err(ClientError::of("ExecSync"))?.into_inner();
+    let reply = client
+        .runtime()
+        .exec_sync(request)
+        .await
+        .map_err(ClientError::of("ExecSync"))?
+        .into_inner();
     if output == Output::Json {
         terminal::json(&Outcome {
             exit_code: reply.exit_code,

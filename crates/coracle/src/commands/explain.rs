@@ -24,7 +24,11 @@ struct StepRow {
 /// Shows the steps of a pod's start.
 pub async fn show(client: &Client, text: &str, output: Output) -> anyhow::Result<()> {
     let pod_sandbox_id = find::pod(client, text).await?;
-    let reply = client.admin().explain(ExplainRequest { pod_sandbox_id }).await.map_err(ClientError::of("Explain"));
+    let reply = client
+        .admin()
+        .explain(ExplainRequest { pod_sandbox_id })
+        .await
+        .map_err(ClientError::of("Explain"));
     let steps = reply.map_err(super::needs_coracle)?.into_inner().steps;
     let millis = |nanos: u64| Duration::from_nanos(nanos).as_secs_f64() * 1e3;
     let rows: Vec<_> = steps
@@ -59,16 +63,29 @@ fn waterfall(rows: &[StepRow]) -> Vec<String> {
         rest = tail;
     }
     let busy: f64 = groups.iter().map(|group| span(group)).sum();
-    let scale = |ms: f64| (ms / busy.max(1e-6) * WIDTH as f64).round().clamp(0.0, WIDTH as f64) as usize;
+    let scale = |ms: f64| {
+        (ms / busy.max(1e-6) * WIDTH as f64)
+            .round()
+            .clamp(0.0, WIDTH as f64) as usize
+    };
     let mut before = 0.0;
     for group in groups {
         let begin = group.first().map_or(0.0, |row| row.start_ms);
         for row in group {
             let offset = scale(before + row.start_ms - begin).min(WIDTH as usize - 1);
-            let bar = row.took_ms.map_or(1, |took| scale(took).max(1)).min(WIDTH as usize - offset);
-            let took = row.took_ms.map_or("   running".to_owned(), |took| format!("{took:>7.2} ms"));
+            let bar = row
+                .took_ms
+                .map_or(1, |took| scale(took).max(1))
+                .min(WIDTH as usize - offset);
+            let took = row
+                .took_ms
+                .map_or("   running".to_owned(), |took| format!("{took:>7.2} ms"));
             let picture = format!("{}{}", " ".repeat(offset), "█".repeat(bar));
-            lines.push(format!("{:<18} {took}  {picture}", row.name).trim_end().to_owned());
+            lines.push(
+                format!("{:<18} {took}  {picture}", row.name)
+                    .trim_end()
+                    .to_owned(),
+            );
         }
         before += span(group);
     }
@@ -78,7 +95,10 @@ fn waterfall(rows: &[StepRow]) -> Vec<String> {
 
 fn span(group: &[StepRow]) -> f64 {
     let begin = group.first().map_or(0.0, |row| row.start_ms);
-    group.iter().map(|row| row.start_ms + row.took_ms.unwrap_or(0.0) - begin).fold(0.0, f64::max)
+    group
+        .iter()
+        .map(|row| row.start_ms + row.took_ms.unwrap_or(0.0) - begin)
+        .fold(0.0, f64::max)
 }
 
 #[derive(Serialize)]
@@ -92,7 +112,11 @@ struct FindingRow {
 
 /// Shows the difference between ledgers and kernel; fails when there is one.
 pub async fn audit(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
-    let reply = client.admin().audit(AuditRequest {}).await.map_err(ClientError::of("Audit"));
+    let reply = client
+        .admin()
+        .audit(AuditRequest {})
+        .await
+        .map_err(ClientError::of("Audit"));
     let findings = reply.map_err(super::needs_coracle)?.into_inner().findings;
     let rows: Vec<_> = findings
         .into_iter()
@@ -117,11 +141,21 @@ pub async fn audit(client: &Client, output: Output) -> anyhow::Result<ExitCode> 
             ["FOUND", "KIND", "OBJECT", "OWNER", "REMEDY"],
             rows.iter().map(|row| {
                 let owner = row.owner.get(..13).unwrap_or(&row.owner).to_owned();
-                [row.difference.to_owned(), row.kind.clone(), row.object.clone(), owner, row.remedy.clone()]
+                [
+                    row.difference.to_owned(),
+                    row.kind.clone(),
+                    row.object.clone(),
+                    owner,
+                    row.remedy.clone(),
+                ]
             }),
         );
     }
-    Ok(if rows.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if rows.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 #[cfg(test)]
@@ -129,7 +163,11 @@ mod tests {
     use super::*;
 
     fn row(name: &str, start_ms: f64, took_ms: Option<f64>) -> StepRow {
-        StepRow { name: name.to_owned(), start_ms, took_ms }
+        StepRow {
+            name: name.to_owned(),
+            start_ms,
+            took_ms,
+        }
     }
 
     #[test]

@@ -21,10 +21,19 @@ struct ImageRow {
 /// Lists images.
 pub async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let request = ListImagesRequest { filter: None };
-    let reply = client.images().list_images(request).await.map_err(ClientError::of("ListImages"))?;
+    let reply = client
+        .images()
+        .list_images(request)
+        .await
+        .map_err(ClientError::of("ListImages"))?;
     let images = reply.into_inner().images.into_iter();
     let rows: Vec<_> = images
-        .map(|image| ImageRow { id: image.id, tags: image.repo_tags, digests: image.repo_digests, size: image.size })
+        .map(|image| ImageRow {
+            id: image.id,
+            tags: image.repo_tags,
+            digests: image.repo_digests,
+            size: image.size,
+        })
         .collect();
     print(&rows, output)
 }
@@ -34,7 +43,11 @@ fn print(rows: &[ImageRow], output: Output) -> anyhow::Result<()> {
         return terminal::json(&rows);
     }
     let lines = rows.iter().flat_map(|row| {
-        let names = if row.tags.is_empty() { &row.digests } else { &row.tags };
+        let names = if row.tags.is_empty() {
+            &row.digests
+        } else {
+            &row.tags
+        };
         let name = |name: &String| [name.clone(), short(&row.id), terminal::bytes(row.size)];
         names.iter().map(name).collect::<Vec<_>>()
     });
@@ -49,9 +62,14 @@ fn short(id: &str) -> String {
 
 /// Pulls with a bar a layer; on another runtime's socket without.
 pub async fn pull(client: &Client, args: &PullArgs, output: Output) -> anyhow::Result<()> {
-    let password = args.username.as_ref().map(|_| std::env::var("CORACLE_REGISTRY_PASSWORD"));
+    let password = args
+        .username
+        .as_ref()
+        .map(|_| std::env::var("CORACLE_REGISTRY_PASSWORD"));
     let password = match password {
-        Some(Err(_)) => anyhow::bail!("--username needs the password in the variable CORACLE_REGISTRY_PASSWORD"),
+        Some(Err(_)) => {
+            anyhow::bail!("--username needs the password in the variable CORACLE_REGISTRY_PASSWORD")
+        }
         Some(Ok(password)) => password,
         None => String::new(),
     };
@@ -112,20 +130,53 @@ async fn pull_plain(
         password: credentials.password,
         ..AuthConfig::default()
     });
-    let image = Some(ImageSpec { image: reference.to_owned(), ..ImageSpec::default() });
-    let request = PullImageRequest { image: image.clone(), auth, sandbox_config: None };
-    client.images().pull_image(request).await.map_err(ClientError::of("PullImage"))?;
-    let request = ImageStatusRequest { image, verbose: false };
-    let reply = client.images().image_status(request).await.map_err(ClientError::of("ImageStatus"))?;
+    let image = Some(ImageSpec {
+        image: reference.to_owned(),
+        ..ImageSpec::default()
+    });
+    let request = PullImageRequest {
+        image: image.clone(),
+        auth,
+        sandbox_config: None,
+    };
+    client
+        .images()
+        .pull_image(request)
+        .await
+        .map_err(ClientError::of("PullImage"))?;
+    let request = ImageStatusRequest {
+        image,
+        verbose: false,
+    };
+    let reply = client
+        .images()
+        .image_status(request)
+        .await
+        .map_err(ClientError::of("ImageStatus"))?;
     let image = reply.into_inner().image.unwrap_or_default();
-    Ok(ImageRow { id: image.id, tags: image.repo_tags, digests: image.repo_digests, size: image.size })
+    Ok(ImageRow {
+        id: image.id,
+        tags: image.repo_tags,
+        digests: image.repo_digests,
+        size: image.size,
+    })
 }
 
 /// Has an image on the node: pulls it when it is not there.
 pub async fn ensure(client: &Client, reference: &str) -> anyhow::Result<()> {
-    let image = Some(ImageSpec { image: reference.to_owned(), ..ImageSpec::default() });
-    let request = ImageStatusRequest { image, verbose: false };
-    let reply = client.images().image_status(request).await.map_err(ClientError::of("ImageStatus"))?;
+    let image = Some(ImageSpec {
+        image: reference.to_owned(),
+        ..ImageSpec::default()
+    });
+    let request = ImageStatusRequest {
+        image,
+        verbose: false,
+    };
+    let reply = client
+        .images()
+        .image_status(request)
+        .await
+        .map_err(ClientError::of("ImageStatus"))?;
     if reply.into_inner().image.is_none() {
         terminal::remark(format!("{reference} is not on this node: pulling it"));
         pull_image(client, reference, None).await?;
@@ -136,12 +187,23 @@ pub async fn ensure(client: &Client, reference: &str) -> anyhow::Result<()> {
 /// Loads images from a file that the daemon can read.
 pub async fn import(client: &Client, args: &ImportArgs, output: Output) -> anyhow::Result<()> {
     let path = std::path::absolute(&args.path)?;
-    let request = admin::ImportRequest { path: path.display().to_string() };
-    let reply = client.admin().import(request).await.map_err(ClientError::of("Import"));
+    let request = admin::ImportRequest {
+        path: path.display().to_string(),
+    };
+    let reply = client
+        .admin()
+        .import(request)
+        .await
+        .map_err(ClientError::of("Import"));
     let images = reply.map_err(super::needs_coracle)?.into_inner().images;
     print(&images.into_iter().map(row).collect::<Vec<_>>(), output)
 }
 
 fn row(image: admin::ImageSummary) -> ImageRow {
-    ImageRow { id: image.id, tags: image.repo_tags, digests: image.repo_digests, size: image.size }
+    ImageRow {
+        id: image.id,
+        tags: image.repo_tags,
+        digests: image.repo_digests,
+        size: image.size,
+    }
 }

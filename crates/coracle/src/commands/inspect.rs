@@ -26,8 +26,15 @@ pub async fn show(client: &Client, text: &str) -> anyhow::Result<()> {
 }
 
 async fn pod_value(client: &Client, id: &str) -> anyhow::Result<Value> {
-    let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
-    let reply = client.runtime().pod_sandbox_status(request).await.map_err(ClientError::of("PodSandboxStatus"))?;
+    let request = PodSandboxStatusRequest {
+        pod_sandbox_id: id.to_owned(),
+        verbose: true,
+    };
+    let reply = client
+        .runtime()
+        .pod_sandbox_status(request)
+        .await
+        .map_err(ClientError::of("PodSandboxStatus"))?;
     let reply = reply.into_inner();
     let status = reply.status.unwrap_or_default();
     let metadata = status.metadata.clone().unwrap_or_default();
@@ -52,8 +59,15 @@ async fn pod_value(client: &Client, id: &str) -> anyhow::Result<Value> {
 }
 
 async fn container_value(client: &Client, id: &str) -> anyhow::Result<Value> {
-    let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
-    let reply = client.runtime().container_status(request).await.map_err(ClientError::of("ContainerStatus"))?;
+    let request = ContainerStatusRequest {
+        container_id: id.to_owned(),
+        verbose: true,
+    };
+    let reply = client
+        .runtime()
+        .container_status(request)
+        .await
+        .map_err(ClientError::of("ContainerStatus"))?;
     let reply = reply.into_inner();
     let status = reply.status.unwrap_or_default();
     let metadata = status.metadata.clone().unwrap_or_default();
@@ -79,9 +93,16 @@ async fn container_value(client: &Client, id: &str) -> anyhow::Result<Value> {
 }
 
 async fn image(client: &Client, text: &str) -> anyhow::Result<Option<Value>> {
-    let image = Some(ImageSpec { image: text.to_owned(), ..ImageSpec::default() });
+    let image = Some(ImageSpec {
+        image: text.to_owned(),
+        ..ImageSpec::default()
+    });
     let request = ImageStatusRequest { image, verbose: true };
-    let reply = client.images().image_status(request).await.map_err(ClientError::of("ImageStatus"))?;
+    let reply = client
+        .images()
+        .image_status(request)
+        .await
+        .map_err(ClientError::of("ImageStatus"))?;
     let reply = reply.into_inner();
     Ok(reply.image.map(|image| {
         json!({
@@ -101,5 +122,9 @@ async fn image(client: &Client, text: &str) -> anyhow::Result<Option<Value>> {
 /// Topics whose text is JSON become JSON.
 fn info(topics: &HashMap<String, String>) -> Value {
     let value = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone()));
-    topics.iter().map(|(topic, text)| (topic.clone(), value(text))).collect::<serde_json::Map<_, _>>().into()
+    topics
+        .iter()
+        .map(|(topic, text)| (topic.clone(), value(text)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }

@@ -41,7 +41,9 @@ struct ContainerRow<'a> {
 /// Lists pods.
 pub async fn pods(client: &Client, args: &ListArgs, output: Output) -> anyhow::Result<()> {
     let pods = find::pods(client).await?;
-    let shown = pods.iter().filter(|pod| args.all || pod.state() == PodSandboxState::SandboxReady);
+    let shown = pods
+        .iter()
+        .filter(|pod| args.all || pod.state() == PodSandboxState::SandboxReady);
     let rows: Vec<_> = shown.map(pod_row).collect();
     if output == Output::Json {
         return terminal::json(&rows);
@@ -65,8 +67,13 @@ pub async fn pods(client: &Client, args: &ListArgs, output: Output) -> anyhow::R
 /// Lists containers.
 pub async fn containers(client: &Client, args: &ListArgs, output: Output) -> anyhow::Result<()> {
     let (pods, containers) = (find::pods(client).await?, find::containers(client).await?);
-    let names: HashMap<&str, &str> = pods.iter().map(|pod| (pod.id.as_str(), find::pod_name(pod))).collect();
-    let shown = containers.iter().filter(|one| args.all || one.state() == ContainerState::ContainerRunning);
+    let names: HashMap<&str, &str> = pods
+        .iter()
+        .map(|pod| (pod.id.as_str(), find::pod_name(pod)))
+        .collect();
+    let shown = containers
+        .iter()
+        .filter(|one| args.all || one.state() == ContainerState::ContainerRunning);
     let rows: Vec<_> = shown.map(|container| container_row(container, &names)).collect();
     if output == Output::Json {
         return terminal::json(&rows);
@@ -113,7 +120,10 @@ fn container_row<'a>(container: &'a Container, pods: &HashMap<&'a str, &'a str>)
         name: find::container_name(container),
         attempt: container.metadata.as_ref().map_or(0, |metadata| metadata.attempt),
         pod_id: &container.pod_sandbox_id,
-        pod: pods.get(container.pod_sandbox_id.as_str()).copied().unwrap_or_default(),
+        pod: pods
+            .get(container.pod_sandbox_id.as_str())
+            .copied()
+            .unwrap_or_default(),
         image: container.image.as_ref().map_or("", |image| &image.image),
         image_id: &container.image_id,
         state: state_word(container.state()),

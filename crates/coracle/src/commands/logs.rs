@@ -28,12 +28,17 @@ pub struct Style {
 /// Shows a log.
 pub async fn show(client: &Client, args: &LogsArgs) -> anyhow::Result<()> {
     let container = find::container(client, &args.object).await?;
-    let style = Style { timestamps: args.timestamps, tail: args.tail };
+    let style = Style {
+        timestamps: args.timestamps,
+        tail: args.tail,
+    };
     let status = status(client, &container.id).await?;
     if status.log_path.is_empty() {
         anyhow::bail!("container {} was made without a log", args.object);
     }
-    let file = File::open(&status.log_path).await.with_context(|| format!("open the log {}", status.log_path))?;
+    let file = File::open(&status.log_path)
+        .await
+        .with_context(|| format!("open the log {}", status.log_path))?;
     let mut reader = BufReader::new(file);
     let mut lines = Vec::new();
     while let Some(line) = next(&mut reader).await? {
@@ -54,7 +59,9 @@ pub async fn show(client: &Client, args: &LogsArgs) -> anyhow::Result<()> {
 
 /// Shows a log as it grows, until the container has ended; gives its status then.
 pub async fn follow(client: &Client, id: &str, path: &Path) -> anyhow::Result<ContainerStatus> {
-    let file = File::open(path).await.with_context(|| format!("open the log {}", path.display()))?;
+    let file = File::open(path)
+        .await
+        .with_context(|| format!("open the log {}", path.display()))?;
     follow_reader(client, id, BufReader::new(file), Style::default()).await
 }
 
@@ -79,8 +86,15 @@ async fn follow_reader(
 
 /// A container's status.
 pub async fn status(client: &Client, id: &str) -> anyhow::Result<ContainerStatus> {
-    let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-    let reply = client.runtime().container_status(request).await.map_err(ClientError::of("ContainerStatus"))?;
+    let request = ContainerStatusRequest {
+        container_id: id.to_owned(),
+        verbose: false,
+    };
+    let reply = client
+        .runtime()
+        .container_status(request)
+        .await
+        .map_err(ClientError::of("ContainerStatus"))?;
     Ok(reply.into_inner().status.unwrap_or_default())
 }
 
@@ -91,12 +105,17 @@ async fn next(reader: &mut BufReader<File>) -> io::Result<Option<Vec<u8>>> {
 
 fn print(line: &[u8], style: Style) -> io::Result<()> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
-    let (Some(time), Some(stream), Some(tag), Some(text)) = (fields.next(), fields.next(), fields.next(), fields.next())
+    let (Some(time), Some(stream), Some(tag), Some(text)) =
+        (fields.next(), fields.next(), fields.next(), fields.next())
     else {
         return io::stdout().write_all(line);
     };
     // A partial line goes on in the next record.
-    let text = if tag == b"P" { text.strip_suffix(b"\n").unwrap_or(text) } else { text };
+    let text = if tag == b"P" {
+        text.strip_suffix(b"\n").unwrap_or(text)
+    } else {
+        text
+    };
     let write = |mut to: Box<dyn Write>| {
         if style.timestamps {
             to.write_all(time)?;
@@ -105,5 +124,9 @@ fn print(line: &[u8], style: Style) -> io::Result<()> {
         to.write_all(text)?;
         to.flush()
     };
-    if stream == b"stderr" { write(Box::new(io::stderr())) } else { write(Box::new(io::stdout())) }
+    if stream == b"stderr" {
+        write(Box::new(io::stderr()))
+    } else {
+        write(Box::new(io::stdout()))
+    }
 }

@@ -29,7 +29,10 @@ impl PullBars {
     /// Shows how far a layer is.
     pub fn layer(&mut self, layer: &LayerProgress) {
         let bar = self.layers.entry(layer.digest.clone()).or_insert_with(|| {
-            let bar = self.all.add(ProgressBar::new(layer.size)).with_style(self.style.clone());
+            let bar = self
+                .all
+                .add(ProgressBar::new(layer.size))
+                .with_style(self.style.clone());
             let digits = layer.digest.strip_prefix("sha256:").unwrap_or(&layer.digest);
             bar.set_prefix(digits.get(..12).unwrap_or(digits).to_owned());
             bar

@@ -8,9 +8,9 @@ use anyhow::Context;
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, KeyValue, LinuxContainerConfig,
-    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol, RunPodSandboxRequest, SecurityProfile,
-    StartContainerRequest, security_profile::ProfileType,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol, RunPodSandboxRequest,
+    SecurityProfile, StartContainerRequest, security_profile::ProfileType,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,7 +35,10 @@ pub async fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
             global.socket.display()
         );
     }
-    terminal::remark(format!("no daemon answers at {}: the pod ends with this command", global.socket.display()));
+    terminal::remark(format!(
+        "no daemon answers at {}: the pod ends with this command",
+        global.socket.display()
+    ));
     let foreground = Foreground::start().await?;
     let outcome = run_by(foreground.client(), &args).await;
     foreground.end().await?;
@@ -47,8 +50,15 @@ async fn run_by(client: &Client, args: &RunArgs) -> anyhow::Result<ExitCode> {
     let name = args.name.clone().unwrap_or_else(|| name_of(&args.image));
     let pod = pod_config(&name, args);
     let logs = PathBuf::from(&pod.log_directory);
-    let request = RunPodSandboxRequest { config: Some(pod.clone()), runtime_handler: String::new() };
-    let reply = client.runtime().run_pod_sandbox(request).await.map_err(ClientError::of("RunPodSandbox"))?;
+    let request = RunPodSandboxRequest {
+        config: Some(pod.clone()),
+        runtime_handler: String::new(),
+    };
+    let reply = client
+        .runtime()
+        .run_pod_sandbox(request)
+        .await
+        .map_err(ClientError::of("RunPodSandbox"))?;
     let pod_id = reply.into_inner().pod_sandbox_id;
     let outcome = run_container(client, &pod_id, pod, args, &logs).await;
     if args.keep || (args.detach && outcome.is_ok()) {
@@ -75,10 +85,20 @@ async fn run_container(
         config: Some(container_config(&pod, args)?),
         sandbox_config: Some(pod),
     };
-    let reply = client.runtime().create_container(request).await.map_err(ClientError::of("CreateContainer"))?;
+    let reply = client
+        .runtime()
+        .create_container(request)
+        .await
+        .map_err(ClientError::of("CreateContainer"))?;
     let id = reply.into_inner().container_id;
-    let request = StartContainerRequest { container_id: id.clone() };
-    client.runtime().start_container(request).await.map_err(ClientError::of("StartContainer"))?;
+    let request = StartContainerRequest {
+        container_id: id.clone(),
+    };
+    client
+        .runtime()
+        .start_container(request)
+        .await
+        .map_err(ClientError::of("StartContainer"))?;
     if args.detach {
         terminal::line(&id);
         return Ok(ExitCode::SUCCESS);
@@ -94,7 +114,11 @@ async fn run_container(
 fn pod_config(name: &str, args: &RunArgs) -> PodSandboxConfig {
     let uid = coracle_types::PodSandboxId::generate().short().to_owned();
     let log_directory = format!("{LOGS}/default_{name}_{uid}");
-    let network = if args.host_network { NamespaceMode::Node } else { NamespaceMode::Pod };
+    let network = if args.host_network {
+        NamespaceMode::Node
+    } else {
+        NamespaceMode::Pod
+    };
     let namespace_options = NamespaceOption {
         network: network.into(),
         pid: NamespaceMode::Container.into(),
@@ -107,7 +131,11 @@ fn pod_config(name: &str, args: &RunArgs) -> PodSandboxConfig {
             namespace: "default".to_owned(),
             attempt: 0,
         }),
-        hostname: if args.host_network { String::new() } else { name.to_owned() },
+        hostname: if args.host_network {
+            String::new()
+        } else {
+            name.to_owned()
+        },
         annotations: HashMap::from([(LOG_DIRECTORY.to_owned(), log_directory.clone())]),
         log_directory,
         port_mappings: args.publish.iter().map(port_mapping).collect(),
@@ -134,14 +162,29 @@ fn port_mapping(publish: &Publish) -> PortMapping {
 
 fn container_config(pod: &PodSandboxConfig, args: &RunArgs) -> anyhow::Result<ContainerConfig> {
     let envs = args.env.iter().map(|variable| {
-        let (key, value) = variable.split_once('=').with_context(|| format!("--env {variable}: write NAME=VALUE"))?;
-        Ok(KeyValue { key: key.to_owned(), value: value.as_bytes().to_vec() })
+        let (key, value) = variable
+            .split_once('=')
+            .with_context(|| format!("--env {variable}: write NAME=VALUE"))?;
+        Ok(KeyValue {
+            key: key.to_owned(),
+            value: value.as_bytes().to_vec(),
+        })
     });
-    let name = pod.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
-    let namespaces = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone());
+    let name = pod
+        .metadata
+        .as_ref()
+        .map(|metadata| metadata.name.clone())
+        .unwrap_or_default();
+    let namespaces = pod
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone());
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name, attempt: 0 }),
-        image: Some(ImageSpec { image: args.image.clone(), ..ImageSpec::default() }),
+        image: Some(ImageSpec {
+            image: args.image.clone(),
+            ..ImageSpec::default()
+        }),
         // A command replaces the image's entrypoint and arguments, as it does under Kubernetes.
         command: args.command.clone(),
         working_dir: args.workdir.clone(),
@@ -180,14 +223,23 @@ const MASKED: [&str; 12] = [
     "/sys/devices/virtual/powercap",
 ];
 /// What it makes read-only.
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// `registry.example/team/app:1.2` is `app`, made fit for a host name, with digits that tell two apart.
 fn name_of(image: &str) -> String {
     let path = image.split('@').next().unwrap_or_default();
     let last = path.rsplit('/').next().unwrap_or_default();
     let app = last.split(':').next().unwrap_or_default().to_ascii_lowercase();
-    let plain: String = app.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let plain: String = app
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
     let unique = coracle_types::PodSandboxId::generate();
     format!("{}-{}", plain.trim_matches('-'), &unique.as_str()[..5])
 }
@@ -198,9 +250,17 @@ mod tests {
 
     #[test]
     fn names_made_from_images_are_host_names() {
-        for image in ["busybox", "registry.example:5000/team/My_App:1.2", "a/b@sha256:00"] {
+        for image in [
+            "busybox",
+            "registry.example:5000/team/My_App:1.2",
+            "a/b@sha256:00",
+        ] {
             let name = name_of(image);
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{name}");
+            assert!(
+                name.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                "{name}"
+            );
         }
         assert!(name_of("registry.example:5000/team/My_App:1.2").starts_with("my-app-"));
     }
