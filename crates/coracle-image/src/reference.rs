@@ -360,7 +360,8 @@ mod tests {
                 prop_assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference.clone());
                 let plain = |b: u8| b.is_ascii_graphic() && !b"?#%\\\"<>^`{|}".contains(&b);
                 prop_assert!(reference.to_string().bytes().all(plain));
-                prop_assert!(!reference.to_string().contains(".."));
+                prop_assert!(!reference.name().contains(".."));
+                prop_assert!(reference.tag().is_none_or(|tag| !tag.starts_with('.')));
             }
         }
 
