@@ -129,7 +129,7 @@ impl Pod {
         let running =
             self.state()
                 .container(&wanted.id)?
-                .run_beside(&wanted.process, io, ExecTree::Own(exec))?;
+                .run_beside(&wanted.process, io, ExecTree::Own(exec.clone()))?;
         let awaited = running
             .pidfd()
             .try_clone_to_owned()
