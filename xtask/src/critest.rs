@@ -13,6 +13,7 @@ use coracle_testkit::node::Node;
 use coracle_testkit::registry::{Distribution, mirror};
 use serde::Deserialize;
 
+use crate::peer::{self, find_on_path};
 use crate::{build, runtime, setup, workspace};
 
 /// Names an image by a digest that nobody but its author can make: it cannot be served from here.
@@ -32,6 +33,9 @@ pub(crate) struct Options {
     /// Leave /etc/cni/net.d empty, so that the daemon makes its default network
     #[arg(long)]
     default_network: bool,
+    /// Of containerd instead, to tell a fault of ours from one of the images or the machine
+    #[arg(long)]
+    peer: bool,
     /// Further arguments of critest
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -69,16 +73,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "critest is not on PATH: build it from github.com/kubernetes-sigs/cri-tools (make critest)",
     )?;
     setup::run()?;
-    build::release()?;
+    if !options.peer {
+        build::release()?;
+    }
     runtime()?.block_on(suite(options, &program))
-}
-
-/// Looks a program up in this process's PATH.
-pub(crate) fn find_on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(|path| path.is_file())
 }
 
 async fn suite(options: &Options, program: &Path) -> Result<()> {
@@ -92,8 +90,12 @@ async fn suite(options: &Options, program: &Path) -> Result<()> {
     if !options.default_network {
         cni::bridge(&node, "10.88.0.0/16")?;
     }
-    let daemon = node.daemon()?;
-    let runtime = Runtime::of(&daemon).await?;
+    let (service, daemon, socket) = if options.peer {
+        (Some(peer::containerd(&node)?), None, PathBuf::from(peer::SOCKET))
+    } else {
+        (None, Some(node.daemon()?), node.socket())
+    };
+    let runtime = Runtime::connect(&node.path(&socket), &node.directory().join("logs")).await?;
     runtime.ready().await?;
     warm_up(&runtime).await?;
     drop(runtime);
@@ -106,18 +108,24 @@ async fn suite(options: &Options, program: &Path) -> Result<()> {
     std::fs::create_dir_all(&directory)?;
     let mut failed = 0;
     for run in 1..=options.runs {
-        let specs = one_run(options, program, &node, &directory)?;
+        let specs = one_run(options, program, (&node, &socket), &directory)?;
         failed += tell(run, &specs);
     }
     println!("critest's own words: {}", directory.join("log.txt").display());
     let log = directory.join("daemon.txt");
-    std::fs::copy(node.directory().join("daemon.log"), &log)?;
+    let source = if options.peer {
+        "containerd.log"
+    } else {
+        "daemon.log"
+    };
+    std::fs::copy(node.directory().join(source), &log)?;
     println!("the daemon's log: {}", log.display());
 
     let diff = before.diff(&Census::settled(&node, &before)?);
     if !diff.is_empty() {
         bail!("the census differs:\n{diff}");
     }
+    drop((service, daemon));
     println!("The census is the same before and after.");
     if failed > 0 {
         bail!("{failed} specs failed");
@@ -139,13 +147,18 @@ async fn warm_up(runtime: &Runtime) -> Result<()> {
     Ok(())
 }
 
-fn one_run(options: &Options, program: &Path, node: &Node, directory: &Path) -> Result<Vec<Spec>> {
+fn one_run(
+    options: &Options,
+    program: &Path,
+    (node, socket): (&Node, &Path),
+    directory: &Path,
+) -> Result<Vec<Spec>> {
     let report = directory.join("report.json");
     let _ = std::fs::remove_file(&report);
     let log = File::create(directory.join("log.txt"))?;
     let mut command = node.command(program);
     command
-        .arg(format!("-runtime-endpoint=unix://{}", node.socket().display()))
+        .arg(format!("-runtime-endpoint=unix://{}", socket.display()))
         .arg(format!("-ginkgo.json-report={}", report.display()))
         .args(["-ginkgo.no-color", "-ginkgo.skip", CANNOT_BE_SERVED]);
     for (flag, pattern) in [("-ginkgo.focus", &options.focus), ("-ginkgo.skip", &options.skip)] {

@@ -8,12 +8,14 @@ mod build;
 mod critest;
 mod demo;
 mod node;
+mod peer;
 mod setup;
 mod steps;
 mod suite;
 mod tidy;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -60,9 +62,19 @@ enum Task {
     Deny,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    match arguments.task {
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With its causes, and without the backtrace that a developer may have asked cargo for.
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    match task {
         Task::Setup => setup::run(),
         Task::Build => build::release().map(|_| ()),
         Task::Run => demo::run(),

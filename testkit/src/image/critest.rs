@@ -101,7 +101,10 @@ pub fn all() -> Result<Vec<NamedImage>> {
         "-c",
         "trap 'exit 0' TERM INT; while :; do sleep 1; done",
     ]);
-    add("", "pause", "3.9", pause.build());
+    let pause = pause.build();
+    add("", "pause", "3.9", pause.clone());
+    // What containerd wants for its own first container of a pod.
+    add("", "pause", "3.10", pause);
     Ok(images)
 }
 

@@ -15,6 +15,8 @@ pub const PROGRAM_VARIABLE: &str = "CORACLE_PROGRAM";
 /// How the daemon is started.
 #[derive(Debug, Clone)]
 pub struct DaemonOptions {
+    /// Another program than the one under test: a copy of it that a test may lose.
+    pub program: Option<PathBuf>,
     /// Where CNI plugins lie; the daemon needs them only for networks that it does not make itself.
     pub cni_bin_dirs: Vec<PathBuf>,
     /// Further arguments of `coracle serve`.
@@ -26,6 +28,7 @@ pub struct DaemonOptions {
 impl Default for DaemonOptions {
     fn default() -> Self {
         Self {
+            program: None,
             cni_bin_dirs: crate::cni::plugin_directories(),
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -54,7 +57,11 @@ impl Daemon {
 
     fn launch(&self) -> Result<Service> {
         let node = &self.node;
-        let mut command = node.command(program()?);
+        let program = match &self.options.program {
+            Some(program) => program.clone(),
+            None => program()?,
+        };
+        let mut command = node.command(program);
         command.arg("serve");
         command.arg("--root").arg(node.root());
         command.arg("--state").arg(node.state());

@@ -1,6 +1,5 @@
 //! A runtime that is measured: in a node of its own, with the same network and image as the others.
 
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -13,7 +12,7 @@ use coracle_testkit::registry::{Distribution, mirror};
 use serde_json::{Value, json};
 
 use super::round::{PidMode, Samples};
-use crate::critest::find_on_path;
+use crate::peer;
 
 /// The image of the measured pods, from a registry that `hosts.toml` leads to loopback.
 pub(super) const IMAGE: &str = "registry.bench/busybox:1";
@@ -51,19 +50,9 @@ impl Contestant {
 
     /// containerd with runc, when both and the CNI plugins are on PATH.
     pub(super) async fn containerd() -> Result<Self> {
-        let program = find_on_path("containerd").context("containerd is not on PATH")?;
-        let runc = find_on_path("runc").context("runc is not on PATH")?;
-        find_on_path("containerd-shim-runc-v2").context("containerd-shim-runc-v2 is not on PATH")?;
         let (node, registry) = ground("10.92.0.0/16").await?;
-        let config = containerd_config(&node, &runc);
-        node.write("/etc/containerd/config.toml", config)?;
-        let mut command = node.command(program);
-        command.args(["--config", "/etc/containerd/config.toml"]);
-        let socket = node.path("/run/containerd/containerd.sock");
-        let service = Service::start(&node, "containerd", command, || {
-            UnixStream::connect(&socket).is_ok()
-        })?;
-        let runtime = Runtime::connect(&socket, &node.directory().join("logs")).await?;
+        let service = peer::containerd(&node)?;
+        let runtime = Runtime::connect(&node.path(peer::SOCKET), &node.directory().join("logs")).await?;
         let contestant = Self {
             name: String::new(),
             node,
@@ -149,41 +138,4 @@ async fn ground(subnet: &str) -> Result<(Node, Distribution)> {
         mirror(&node, host, &registry.authority())?;
     }
     Ok((node, registry))
-}
-
-/// The defaults of containerd 2 but for places, the cgroup driver (no systemd in a node) and the
-/// pause image's source.
-fn containerd_config(node: &Node, runc: &std::path::Path) -> String {
-    let bin_dirs: Vec<String> = cni::plugin_directories()
-        .iter()
-        .map(|directory| format!("{:?}", directory.display().to_string()))
-        .collect();
-    format!(
-        r#"version = 3
-root = "{root}"
-state = "/run/containerd"
-[grpc]
-  address = "/run/containerd/containerd.sock"
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "overlayfs"
-  [plugins."io.containerd.cri.v1.images".pinned_images]
-    sandbox = "registry.k8s.io/pause:3.10"
-  [plugins."io.containerd.cri.v1.images".registry]
-    config_path = "/etc/containerd/certs.d"
-[plugins."io.containerd.cri.v1.runtime"]
-  [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = [{bin_dirs}]
-    conf_dir = "/etc/cni/net.d"
-  [plugins."io.containerd.cri.v1.runtime".containerd]
-    default_runtime_name = "runc"
-    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-        BinaryName = "{runc}"
-        SystemdCgroup = false
-"#,
-        root = node.directory().join("containerd").display(),
-        bin_dirs = bin_dirs.join(", "),
-        runc = runc.display(),
-    )
 }

@@ -38,7 +38,7 @@ const NEVER: &[(&str, &[&str])] = &[
         &["coracle-proto", "tonic", "prost", "rustix", "libc"],
     ),
     ("coracle-image", &["coracle-container"]),
-    ("coracle-keeper", &["tokio", "ttrpc", "serde_json"]),
+    ("coracle-keeper", &["tokio", "ttrpc"]),
     (
         "coracle-shim",
         &["coracle-network", "coracle-image", "oci-client"],

@@ -14,12 +14,13 @@ const LINES: usize = 600;
 const EMPTY_NAMES: [&str; 7] = ["common", "helper", "helpers", "inner", "misc", "prelude", "util"];
 
 /// What must not stay in a source, and why. Built of two halves so that this file passes.
-const LEFT_OVERS: [(&str, &str, &str); 6] = [
+const LEFT_OVERS: [(&str, &str, &str); 7] = [
     ("todo", "!(", "unfinished"),
     ("unimplemented", "!(", "unfinished"),
     ("FIX", "ME", "unfinished"),
     ("#[igno", "re", "a test that nobody runs"),
-    ("/wo", "rk/", "a path of somebody's machine"),
+    ("/work/ma", "in", "a path of somebody's machine"),
+    ("/work/sha", "red", "a path of somebody's machine"),
     ("/opt/pe", "ers", "a path of somebody's machine"),
 ];
 
@@ -64,7 +65,7 @@ fn judge(path: &Path, text: &str, findings: &mut Findings) {
         if !may_be_unsafe && has_unsafe(code) {
             findings.add(path, place, "unsafe code lives in coracle-sys only");
         }
-        if code.contains("pub use ") && code.contains("::*;") {
+        if code.trim_start().starts_with("pub use ") && code.contains("::*;") {
             findings.add(path, place, "a glob re-export hides what is public");
         }
         for (first, second, why) in LEFT_OVERS {
