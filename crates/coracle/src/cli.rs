@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Where the daemon listens unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/coracle/coracle.sock";
+pub(crate) const DEFAULT_SOCKET: &str = "/run/coracle/coracle.sock";
 
 /// A Kubernetes container runtime on the short chain: kubelet, daemon, one small shim a pod, container.
 #[derive(Debug, Parser)]
@@ -15,29 +15,29 @@ pub const DEFAULT_SOCKET: &str = "/run/coracle/coracle.sock";
     after_help = "A first pod:  coracle pull docker.io/library/busybox && coracle run docker.io/library/busybox -- echo hello\n\
                         Is all well?  coracle audit"
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
     /// How to reach the daemon and how to print.
     #[command(flatten)]
-    pub global: Global,
+    pub(crate) global: Global,
 }
 
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
-pub struct Global {
+pub(crate) struct Global {
     /// Socket of the daemon, or of any other CRI runtime.
     #[arg(long, global = true, env = "CORACLE_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
-    pub socket: PathBuf,
+    pub(crate) socket: PathBuf,
     /// How results are printed.
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
+    pub(crate) output: Output,
 }
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people.
     Table,
     /// For programs.
@@ -46,7 +46,7 @@ pub enum Output {
 
 /// Everything that the program does.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the daemon that the kubelet (or crictl) talks to
     Serve(ServeArgs),
     /// Run a container in a pod of its own
@@ -85,40 +85,40 @@ pub enum Command {
 
 /// Options of the daemon; each overrides the configuration file.
 #[derive(Debug, Clone, Default, Args)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// Configuration file (TOML) [default: /etc/coracle/config.toml when it exists]
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Name in all global objects (cgroups, bridge, nft table), so that two daemons never meet
     #[arg(long, value_name = "NAME")]
-    pub instance: Option<String>,
+    pub(crate) instance: Option<String>,
     /// Directory of what outlives a boot
     #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
+    pub(crate) root: Option<PathBuf>,
     /// Directory of what does not; on tmpfs
     #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
     /// Directory of CNI configurations
     #[arg(long, value_name = "DIR")]
-    pub cni_conf_dir: Option<PathBuf>,
+    pub(crate) cni_conf_dir: Option<PathBuf>,
     /// Directory of CNI plugins; may be given several times
     #[arg(long, value_name = "DIR")]
-    pub cni_bin_dir: Vec<PathBuf>,
+    pub(crate) cni_bin_dir: Vec<PathBuf>,
     /// Directory of hosts.toml trees; may be given several times
     #[arg(long, value_name = "DIR")]
-    pub registry_config_dir: Vec<PathBuf>,
+    pub(crate) registry_config_dir: Vec<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or a filter such as coracle_engine=debug
     #[arg(long, value_name = "FILTER")]
-    pub log_level: Option<String>,
+    pub(crate) log_level: Option<String>,
     /// How it is logged
     #[arg(long, value_enum)]
-    pub log_format: Option<LogFormat>,
+    pub(crate) log_format: Option<LogFormat>,
 }
 
 /// How log records are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// A line for people.
     #[default]
     Text,
@@ -128,46 +128,46 @@ pub enum LogFormat {
 
 /// A container to run.
 #[derive(Debug, Clone, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Image; pulled when it is not on the node
-    pub image: String,
+    pub(crate) image: String,
     /// Program and arguments; the image's own when left out
     #[arg(last = true)]
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// Name of the pod [default: made from the image's]
     #[arg(long)]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Return when it runs, instead of showing what it prints until it ends
     #[arg(long, short)]
-    pub detach: bool,
+    pub(crate) detach: bool,
     /// Keep the pod after its container has ended
     #[arg(long)]
-    pub keep: bool,
+    pub(crate) keep: bool,
     /// Environment variable; may be given several times
     #[arg(long, short, value_name = "NAME=VALUE")]
-    pub env: Vec<String>,
+    pub(crate) env: Vec<String>,
     /// Port of the host that leads to one of the pod; may be given several times
     #[arg(long, short, value_name = "[IP:]HOST:POD[/udp]", value_parser = parse_publish)]
-    pub publish: Vec<Publish>,
+    pub(crate) publish: Vec<Publish>,
     /// Use the host's network
     #[arg(long)]
-    pub host_network: bool,
+    pub(crate) host_network: bool,
     /// Working directory inside
     #[arg(long, short, value_name = "DIR", default_value = "")]
-    pub workdir: String,
+    pub(crate) workdir: String,
 }
 
 /// A published port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Publish {
+pub(crate) struct Publish {
     /// Address of the host that listens.
-    pub host_ip: Option<IpAddr>,
+    pub(crate) host_ip: Option<IpAddr>,
     /// Port of the host.
-    pub host_port: u16,
+    pub(crate) host_port: u16,
     /// Port of the pod.
-    pub pod_port: u16,
+    pub(crate) pod_port: u16,
     /// UDP instead of TCP.
-    pub udp: bool,
+    pub(crate) udp: bool,
 }
 
 fn parse_publish(text: &str) -> Result<Publish, String> {
@@ -201,101 +201,101 @@ fn parse_publish(text: &str) -> Result<Publish, String> {
 
 /// What to list.
 #[derive(Debug, Clone, Args)]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// Also what has ended
     #[arg(long, short)]
-    pub all: bool,
+    pub(crate) all: bool,
     /// Whole ids
     #[arg(long)]
-    pub no_trunc: bool,
+    pub(crate) no_trunc: bool,
 }
 
 /// An image to pull.
 #[derive(Debug, Clone, Args)]
-pub struct PullArgs {
+pub(crate) struct PullArgs {
     /// Reference: docker.io/library/nginx, registry.example/app:1.2, app@sha256:...
-    pub image: String,
+    pub(crate) image: String,
     /// User name for the registry; the password is read from the variable CORACLE_REGISTRY_PASSWORD
     #[arg(long, value_name = "USER")]
-    pub username: Option<String>,
+    pub(crate) username: Option<String>,
 }
 
 /// Whose log to show.
 #[derive(Debug, Clone, Args)]
-pub struct LogsArgs {
+pub(crate) struct LogsArgs {
     /// Container, or pod with one container: id, its beginning, or name
-    pub object: String,
+    pub(crate) object: String,
     /// Go on as it grows, until the container has ended
     #[arg(long, short)]
-    pub follow: bool,
+    pub(crate) follow: bool,
     /// Only the last lines
     #[arg(long, value_name = "LINES")]
-    pub tail: Option<usize>,
+    pub(crate) tail: Option<usize>,
     /// With the time of each line
     #[arg(long, short)]
-    pub timestamps: bool,
+    pub(crate) timestamps: bool,
 }
 
 /// A command to run in a container.
 #[derive(Debug, Clone, Args)]
-pub struct ExecArgs {
+pub(crate) struct ExecArgs {
     /// Container, or pod with one container: id, its beginning, or name
-    pub object: String,
+    pub(crate) object: String,
     /// Program and arguments
     #[arg(last = true, required = true)]
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// Kill it after so many seconds; 0 is never
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
-    pub timeout: u32,
+    pub(crate) timeout: u32,
 }
 
 /// What to stop.
 #[derive(Debug, Clone, Args)]
-pub struct StopArgs {
+pub(crate) struct StopArgs {
     /// Pods or containers: ids, their beginnings, or names
     #[arg(required = true)]
-    pub objects: Vec<String>,
+    pub(crate) objects: Vec<String>,
     /// Seconds between the stop signal and KILL
     #[arg(long, short, default_value_t = 10, value_name = "SECONDS")]
-    pub timeout: u32,
+    pub(crate) timeout: u32,
 }
 
 /// What to act on.
 #[derive(Debug, Clone, Args)]
-pub struct ObjectArgs {
+pub(crate) struct ObjectArgs {
     /// Pods, containers or images: ids, their beginnings, or names
     #[arg(required = true)]
-    pub objects: Vec<String>,
+    pub(crate) objects: Vec<String>,
 }
 
 /// What to look at.
 #[derive(Debug, Clone, Args)]
-pub struct OneArg {
+pub(crate) struct OneArg {
     /// Id, its beginning, or name
-    pub object: String,
+    pub(crate) object: String,
 }
 
 /// From where to load images.
 #[derive(Debug, Clone, Args)]
-pub struct ImportArgs {
+pub(crate) struct ImportArgs {
     /// An OCI layout, on the daemon's file system
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 /// Arguments that a role reads by itself.
 #[derive(Debug, Clone, Args)]
-pub struct PassedOn {
+pub(crate) struct PassedOn {
     /// As they stand
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub args: Vec<std::ffi::OsString>,
+    pub(crate) args: Vec<std::ffi::OsString>,
 }
 
 /// The demo's page.
 #[derive(Debug, Clone, Args)]
-pub struct DemoPageArgs {
+pub(crate) struct DemoPageArgs {
     /// Port to listen on
     #[arg(long, default_value_t = 8080)]
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 #[cfg(test)]

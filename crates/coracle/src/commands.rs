@@ -21,7 +21,7 @@ use crate::cli::{Command, Global};
 use crate::terminal;
 
 /// Runs a command against the runtime on the socket.
-pub fn run(command: Command, global: Global) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(command: Command, global: Global) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

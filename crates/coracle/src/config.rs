@@ -58,37 +58,37 @@ struct WrittenLog {
 
 /// The daemon's configuration.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// In the names of all global objects.
-    pub instance: Instance,
+    pub(crate) instance: Instance,
     /// What outlives a boot.
-    pub root: PathBuf,
+    pub(crate) root: PathBuf,
     /// What does not.
-    pub state: PathBuf,
+    pub(crate) state: PathBuf,
     /// Where the CRI is served.
-    pub socket: PathBuf,
+    pub(crate) socket: PathBuf,
     /// Who makes cgroups.
-    pub cgroup_driver: CgroupDriver,
+    pub(crate) cgroup_driver: CgroupDriver,
     /// Cgroup of pods that name none.
-    pub default_cgroup_parent: String,
+    pub(crate) default_cgroup_parent: String,
     /// Cgroup of keeper and shims.
-    pub runtime_cgroup: String,
+    pub(crate) runtime_cgroup: String,
     /// Directory of CNI configurations.
-    pub cni_conf_dir: PathBuf,
+    pub(crate) cni_conf_dir: PathBuf,
     /// Directories of CNI plugins.
-    pub cni_bin_dirs: Vec<PathBuf>,
+    pub(crate) cni_bin_dirs: Vec<PathBuf>,
     /// Whether a bridge network is made while none is configured.
-    pub default_network: bool,
+    pub(crate) default_network: bool,
     /// Its subnets.
-    pub default_subnets: Vec<ipnet::IpNet>,
+    pub(crate) default_subnets: Vec<ipnet::IpNet>,
     /// Directories of hosts.toml trees.
-    pub registry_config_dirs: Vec<PathBuf>,
+    pub(crate) registry_config_dirs: Vec<PathBuf>,
     /// Layers that are downloaded at once at most.
-    pub max_concurrent_downloads: usize,
+    pub(crate) max_concurrent_downloads: usize,
     /// What is logged.
-    pub log_level: String,
+    pub(crate) log_level: String,
     /// How.
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
 }
 
 impl Default for Config {
@@ -121,7 +121,7 @@ impl Default for Config {
 
 impl Config {
     /// Cgroups that are not named yet are named after the instance.
-    pub fn settle_names(&mut self) {
+    pub(crate) fn settle_names(&mut self) {
         self.default_cgroup_parent = format!("/{}/pods", self.instance);
         self.runtime_cgroup = format!("/{}.slice", self.instance);
     }
@@ -130,7 +130,7 @@ impl Config {
     ///
     /// # Errors
     /// When a named file cannot be read, or something in it is unknown or malformed.
-    pub fn load(args: ServeArgs, socket: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn load(args: ServeArgs, socket: PathBuf) -> anyhow::Result<Self> {
         let written = match &args.config {
             Some(path) => read(path)?,
             None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,

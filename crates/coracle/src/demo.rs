@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 const HEAD: usize = 4096;
 
 /// Serves the page on `port` of all addresses, until it is told to stop.
-pub fn run(port: u16) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(port: u16) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -21,13 +21,13 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     // The keeper and the shims that it forks live long and are many: nothing is set up for them.
     if std::env::args_os().nth(1).is_some_and(|role| role == "keeper") {
-        return keeper::run(std::env::args_os().skip(2).collect());
+        keeper::run(std::env::args_os().skip(2).collect());
     }
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(args, cli.global.socket),
         Command::DemoPage(args) => demo::run(args.port),
-        Command::Keeper(args) => return keeper::run(args.args),
+        Command::Keeper(args) => keeper::run(args.args),
         command => commands::run(command, cli.global),
     };
     match outcome {

@@ -26,7 +26,7 @@ use crate::config::Config;
 const SOCKET_MODE: u32 = 0o660;
 
 /// Runs the daemon until SIGTERM or SIGINT; pods run on without it.
-pub fn run(args: ServeArgs, socket: PathBuf) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: ServeArgs, socket: PathBuf) -> anyhow::Result<ExitCode> {
     let config = Config::load(args, socket)?;
     log_to_stderr(&config)?;
     // One thread serves; what blocks (unpacking, directories) has threads of its own while it does.
@@ -71,7 +71,7 @@ fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
 }
 
 /// A daemon under way in this process.
-pub struct Daemon {
+pub(crate) struct Daemon {
     engine: Arc<Engine>,
     socket: PathBuf,
     end: oneshot::Sender<()>,
@@ -81,7 +81,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts the engine and begins to answer.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
         std::fs::create_dir_all(config.socket.parent().unwrap_or(Path::new("/")))?;
         let store = Store::open(&config.root.join("db.redb"))?;
         let snapshots: Arc<dyn Snapshotter> = Arc::new(Snapshots::open(&config.root)?);
@@ -103,12 +103,12 @@ impl Daemon {
     }
 
     /// Where it answers.
-    pub fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
     /// Stops answering. Pods run on.
-    pub async fn leave(self) -> anyhow::Result<()> {
+    pub(crate) async fn leave(self) -> anyhow::Result<()> {
         let _ = self.end.send(());
         self.serving.await??;
         self.engine.settle().await;
@@ -116,7 +116,7 @@ impl Daemon {
     }
 
     /// Stops answering and removes all pods and all that carries the instance's name.
-    pub async fn remove(self) -> anyhow::Result<()> {
+    pub(crate) async fn remove(self) -> anyhow::Result<()> {
         let _ = self.end.send(());
         self.serving.await??;
         self.engine.remove_node().await?;

@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 /// Says on standard error what failed and why, a cause a line.
-pub fn complain(error: &anyhow::Error) {
+pub(crate) fn complain(error: &anyhow::Error) {
     let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
     anstream::eprintln!("{red}error{red:#}: {error}");
     let mut said = error.to_string();
@@ -22,27 +22,27 @@ pub fn complain(error: &anyhow::Error) {
 }
 
 /// A remark beside the result, on standard error.
-pub fn remark(words: impl Display) {
+pub(crate) fn remark(words: impl Display) {
     let dim = Style::new().dimmed();
     anstream::eprintln!("{dim}{words}{dim:#}");
 }
 
 /// A line of the result.
-pub fn line(words: impl Display) {
+pub(crate) fn line(words: impl Display) {
     anstream::println!("{words}");
 }
 
 /// A value as JSON, for programs.
-pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
 /// Rows under a heading; wraps to the terminal's width, is never wrapped in a pipe.
-pub fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+pub(crate) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
     let mut table = Table::new();
     table
-        .load_preset(presets::NOTHING)
+        .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic);
     if !table.is_tty() {
         table.set_content_arrangement(ContentArrangement::Disabled);
@@ -58,13 +58,13 @@ pub fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = 
 
 /// Bytes in the largest unit that leaves a digit before the point.
 #[must_use]
-pub fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     indicatif::HumanBytes(count).to_string()
 }
 
 /// How long ago, in one unit.
 #[must_use]
-pub fn ago(unix_nanos: i64) -> String {
+pub(crate) fn ago(unix_nanos: i64) -> String {
     if unix_nanos <= 0 {
         return "-".to_owned();
     }

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::serve::Daemon;
 
 /// A daemon in this process, on directories of its own.
-pub struct Foreground {
+pub(crate) struct Foreground {
     daemon: Daemon,
     client: Client,
     directories: [PathBuf; 2],
@@ -17,7 +17,7 @@ pub struct Foreground {
 
 impl Foreground {
     /// Starts it under a name that no other daemon has.
-    pub async fn start() -> anyhow::Result<Self> {
+    pub(crate) async fn start() -> anyhow::Result<Self> {
         let name = format!("coracle-run-{}", std::process::id());
         let mut config = Config::default();
         config.instance = name.parse()?;
@@ -36,12 +36,12 @@ impl Foreground {
     }
 
     /// The way to it.
-    pub fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
     /// Ends it and removes all that carries its name.
-    pub async fn end(self) -> anyhow::Result<()> {
+    pub(crate) async fn end(self) -> anyhow::Result<()> {
         drop(self.client);
         self.daemon.remove().await?;
         for directory in self.directories {

@@ -19,7 +19,7 @@ struct Outcome<'a> {
 }
 
 /// Runs the command and ends as it ended.
-pub async fn run(client: &Client, args: &ExecArgs, output: Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(client: &Client, args: &ExecArgs, output: Output) -> anyhow::Result<ExitCode> {
     let container = find::container(client, &args.object).await?;
     let request = ExecSyncRequest {
         container_id: container.id,
@@ -46,6 +46,6 @@ pub async fn run(client: &Client, args: &ExecArgs, output: Output) -> anyhow::Re
 }
 
 /// A process's exit code as ours.
-pub fn exit_code(code: i32) -> ExitCode {
+pub(crate) fn exit_code(code: i32) -> ExitCode {
     u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -22,7 +22,7 @@ struct StepRow {
 }
 
 /// Shows the steps of a pod's start.
-pub async fn show(client: &Client, text: &str, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn show(client: &Client, text: &str, output: Output) -> anyhow::Result<()> {
     let pod_sandbox_id = find::pod(client, text).await?;
     let reply = client
         .admin()
@@ -111,7 +111,7 @@ struct FindingRow {
 }
 
 /// Shows the difference between ledgers and kernel; fails when there is one.
-pub async fn audit(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn audit(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     let reply = client
         .admin()
         .audit(AuditRequest {})

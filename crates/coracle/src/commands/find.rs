@@ -5,7 +5,7 @@ use coracle_proto::cri::{Container, ListContainersRequest, ListPodSandboxRequest
 
 /// A pod or a container.
 #[derive(Debug)]
-pub enum Object {
+pub(crate) enum Object {
     /// A pod sandbox.
     Pod(PodSandbox),
     /// A container.
@@ -13,7 +13,7 @@ pub enum Object {
 }
 
 /// All pods, newest first.
-pub async fn pods(client: &Client) -> anyhow::Result<Vec<PodSandbox>> {
+pub(crate) async fn pods(client: &Client) -> anyhow::Result<Vec<PodSandbox>> {
     let request = ListPodSandboxRequest { filter: None };
     let reply = client
         .runtime()
@@ -26,7 +26,7 @@ pub async fn pods(client: &Client) -> anyhow::Result<Vec<PodSandbox>> {
 }
 
 /// All containers, newest first.
-pub async fn containers(client: &Client) -> anyhow::Result<Vec<Container>> {
+pub(crate) async fn containers(client: &Client) -> anyhow::Result<Vec<Container>> {
     let request = ListContainersRequest { filter: None };
     let reply = client
         .runtime()
@@ -39,14 +39,14 @@ pub async fn containers(client: &Client) -> anyhow::Result<Vec<Container>> {
 }
 
 /// Names of a pod.
-pub fn pod_name(pod: &PodSandbox) -> &str {
+pub(crate) fn pod_name(pod: &PodSandbox) -> &str {
     pod.metadata
         .as_ref()
         .map_or("", |metadata| metadata.name.as_str())
 }
 
 /// Name of a container.
-pub fn container_name(container: &Container) -> &str {
+pub(crate) fn container_name(container: &Container) -> &str {
     container
         .metadata
         .as_ref()
@@ -54,7 +54,7 @@ pub fn container_name(container: &Container) -> &str {
 }
 
 /// The pod or container of that id, beginning of an id, or name.
-pub async fn object(client: &Client, text: &str) -> anyhow::Result<Object> {
+pub(crate) async fn object(client: &Client, text: &str) -> anyhow::Result<Object> {
     let (pods, containers) = (pods(client).await?, containers(client).await?);
     let named = |id: &str, name: &str| name == text || (!text.is_empty() && id.starts_with(text));
     let mut matches: Vec<Object> = pods
@@ -76,7 +76,7 @@ pub async fn object(client: &Client, text: &str) -> anyhow::Result<Object> {
 }
 
 /// The container that is meant: itself, or the only one of a pod.
-pub async fn container(client: &Client, text: &str) -> anyhow::Result<Container> {
+pub(crate) async fn container(client: &Client, text: &str) -> anyhow::Result<Container> {
     // `coracle run` gives pod and container one name: the container is meant.
     let all = containers(client).await?;
     let mut exact: Vec<_> = all
@@ -110,7 +110,7 @@ pub async fn container(client: &Client, text: &str) -> anyhow::Result<Container>
 }
 
 /// The pod that is meant: itself, or a container's.
-pub async fn pod(client: &Client, text: &str) -> anyhow::Result<String> {
+pub(crate) async fn pod(client: &Client, text: &str) -> anyhow::Result<String> {
     let exact = pods(client)
         .await?
         .into_iter()

@@ -19,7 +19,7 @@ struct ImageRow {
 }
 
 /// Lists images.
-pub async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let request = ListImagesRequest { filter: None };
     let reply = client
         .images()
@@ -61,7 +61,7 @@ fn short(id: &str) -> String {
 }
 
 /// Pulls with a bar a layer; on another runtime's socket without.
-pub async fn pull(client: &Client, args: &PullArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn pull(client: &Client, args: &PullArgs, output: Output) -> anyhow::Result<()> {
     let password = args
         .username
         .as_ref()
@@ -163,7 +163,7 @@ async fn pull_plain(
 }
 
 /// Has an image on the node: pulls it when it is not there.
-pub async fn ensure(client: &Client, reference: &str) -> anyhow::Result<()> {
+pub(crate) async fn ensure(client: &Client, reference: &str) -> anyhow::Result<()> {
     let image = Some(ImageSpec {
         image: reference.to_owned(),
         ..ImageSpec::default()
@@ -185,7 +185,7 @@ pub async fn ensure(client: &Client, reference: &str) -> anyhow::Result<()> {
 }
 
 /// Loads images from a file that the daemon can read.
-pub async fn import(client: &Client, args: &ImportArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn import(client: &Client, args: &ImportArgs, output: Output) -> anyhow::Result<()> {
     let path = std::path::absolute(&args.path)?;
     let request = admin::ImportRequest {
         path: path.display().to_string(),

@@ -1,6 +1,6 @@
 //! `inspect`: all that is known of a pod, a container or an image, as JSON.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{ContainerStatusRequest, ImageSpec, ImageStatusRequest, PodSandboxStatusRequest};
@@ -11,7 +11,7 @@ use super::lists::state_word;
 use crate::terminal;
 
 /// Shows one object.
-pub async fn show(client: &Client, text: &str) -> anyhow::Result<()> {
+pub(crate) async fn show(client: &Client, text: &str) -> anyhow::Result<()> {
     let object = match find::object(client, text).await {
         Ok(object) => object,
         Err(error) => match image(client, text).await? {
@@ -120,7 +120,7 @@ async fn image(client: &Client, text: &str) -> anyhow::Result<Option<Value>> {
 }
 
 /// Topics whose text is JSON become JSON.
-fn info(topics: &HashMap<String, String>) -> Value {
+fn info(topics: &BTreeMap<String, String>) -> Value {
     let value = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone()));
     topics
         .iter()

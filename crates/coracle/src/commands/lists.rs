@@ -39,7 +39,7 @@ struct ContainerRow<'a> {
 }
 
 /// Lists pods.
-pub async fn pods(client: &Client, args: &ListArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn pods(client: &Client, args: &ListArgs, output: Output) -> anyhow::Result<()> {
     let pods = find::pods(client).await?;
     let shown = pods
         .iter()
@@ -65,7 +65,7 @@ pub async fn pods(client: &Client, args: &ListArgs, output: Output) -> anyhow::R
 }
 
 /// Lists containers.
-pub async fn containers(client: &Client, args: &ListArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn containers(client: &Client, args: &ListArgs, output: Output) -> anyhow::Result<()> {
     let (pods, containers) = (find::pods(client).await?, find::containers(client).await?);
     let names: HashMap<&str, &str> = pods
         .iter()
@@ -133,7 +133,7 @@ fn container_row<'a>(container: &'a Container, pods: &HashMap<&'a str, &'a str>)
 }
 
 /// A container's state as people read it.
-pub fn state_word(state: ContainerState) -> &'static str {
+pub(crate) fn state_word(state: ContainerState) -> &'static str {
     match state {
         ContainerState::ContainerCreated => "created",
         ContainerState::ContainerRunning => "running",

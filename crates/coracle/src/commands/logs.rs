@@ -18,15 +18,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How a log is shown.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Style {
+pub(crate) struct Style {
     /// With the time of each line.
-    pub timestamps: bool,
+    pub(crate) timestamps: bool,
     /// Only the last lines.
-    pub tail: Option<usize>,
+    pub(crate) tail: Option<usize>,
 }
 
 /// Shows a log.
-pub async fn show(client: &Client, args: &LogsArgs) -> anyhow::Result<()> {
+pub(crate) async fn show(client: &Client, args: &LogsArgs) -> anyhow::Result<()> {
     let container = find::container(client, &args.object).await?;
     let style = Style {
         timestamps: args.timestamps,
@@ -58,7 +58,7 @@ pub async fn show(client: &Client, args: &LogsArgs) -> anyhow::Result<()> {
 }
 
 /// Shows a log as it grows, until the container has ended; gives its status then.
-pub async fn follow(client: &Client, id: &str, path: &Path) -> anyhow::Result<ContainerStatus> {
+pub(crate) async fn follow(client: &Client, id: &str, path: &Path) -> anyhow::Result<ContainerStatus> {
     let file = File::open(path)
         .await
         .with_context(|| format!("open the log {}", path.display()))?;
@@ -85,7 +85,7 @@ async fn follow_reader(
 }
 
 /// A container's status.
-pub async fn status(client: &Client, id: &str) -> anyhow::Result<ContainerStatus> {
+pub(crate) async fn status(client: &Client, id: &str) -> anyhow::Result<ContainerStatus> {
     let request = ContainerStatusRequest {
         container_id: id.to_owned(),
         verbose: false,

@@ -7,7 +7,7 @@ use coracle_proto::admin::layer_progress::Stage;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Bars on standard error; a pipe sees nothing of them.
-pub struct PullBars {
+pub(crate) struct PullBars {
     all: MultiProgress,
     layers: HashMap<String, ProgressBar>,
     style: ProgressStyle,
@@ -15,7 +15,7 @@ pub struct PullBars {
 
 impl PullBars {
     /// No bar yet: layers are known when the manifest is.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let style = ProgressStyle::with_template(
             "{prefix} {bar:30} {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>12} {msg}",
         );
@@ -27,7 +27,7 @@ impl PullBars {
     }
 
     /// Shows how far a layer is.
-    pub fn layer(&mut self, layer: &LayerProgress) {
+    pub(crate) fn layer(&mut self, layer: &LayerProgress) {
         let bar = self.layers.entry(layer.digest.clone()).or_insert_with(|| {
             let bar = self
                 .all
@@ -41,7 +41,6 @@ impl PullBars {
         let word = match layer.stage() {
             Stage::Unspecified | Stage::Waiting => "waiting",
             Stage::Downloading => "pulling",
-            Stage::Unpacking => "unpacking",
             Stage::Done => "done",
             Stage::Present => "there already",
         };
@@ -54,7 +53,7 @@ impl PullBars {
     }
 
     /// Leaves the bars as they are.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         for bar in self.layers.values() {
             bar.abandon();
         }

@@ -12,7 +12,7 @@ use crate::cli::{ObjectArgs, StopArgs};
 use crate::terminal;
 
 /// Stops pods and containers.
-pub async fn stop(client: &Client, args: &StopArgs) -> anyhow::Result<()> {
+pub(crate) async fn stop(client: &Client, args: &StopArgs) -> anyhow::Result<()> {
     for text in &args.objects {
         match meant(client, text).await? {
             Object::Pod(pod) => stop_pod(client, &pod, i64::from(args.timeout)).await?,
@@ -75,7 +75,7 @@ async fn stop_pod(client: &Client, pod: &PodSandbox, timeout: i64) -> anyhow::Re
 }
 
 /// Removes pods, containers and images.
-pub async fn remove(client: &Client, args: &ObjectArgs) -> anyhow::Result<()> {
+pub(crate) async fn remove(client: &Client, args: &ObjectArgs) -> anyhow::Result<()> {
     for text in &args.objects {
         if !remove_image(client, text).await? {
             match meant(client, text).await? {
@@ -128,7 +128,7 @@ async fn remove_image(client: &Client, text: &str) -> anyhow::Result<bool> {
 }
 
 /// Removes a pod, and the log directory if `coracle run` made it.
-pub async fn remove_pod(client: &Client, pod: &PodSandbox) -> anyhow::Result<()> {
+pub(crate) async fn remove_pod(client: &Client, pod: &PodSandbox) -> anyhow::Result<()> {
     let request = RemovePodSandboxRequest {
         pod_sandbox_id: pod.id.clone(),
     };

@@ -1,6 +1,6 @@
 //! `run`: a container in a pod of its own.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,12 +20,12 @@ use crate::cli::{Global, Publish, RunArgs};
 use crate::terminal;
 
 /// Annotation of pods whose log directory `coracle rm` removes with them.
-pub const LOG_DIRECTORY: &str = "io.coracle.run/log-directory";
+pub(crate) const LOG_DIRECTORY: &str = "io.coracle.run/log-directory";
 /// Where kubelets keep logs, too.
 const LOGS: &str = "/var/log/pods";
 
 /// Runs a pod by the daemon, or where there is none by an engine of our own that ends with the pod.
-pub async fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
     if let Ok(client) = Client::connect(&global.socket).await {
         return run_by(&client, &args).await;
     }
@@ -136,7 +136,7 @@ fn pod_config(name: &str, args: &RunArgs) -> PodSandboxConfig {
         } else {
             name.to_owned()
         },
-        annotations: HashMap::from([(LOG_DIRECTORY.to_owned(), log_directory.clone())]),
+        annotations: BTreeMap::from([(LOG_DIRECTORY.to_owned(), log_directory.clone())]),
         log_directory,
         port_mappings: args.publish.iter().map(port_mapping).collect(),
         linux: Some(LinuxPodSandboxConfig {
