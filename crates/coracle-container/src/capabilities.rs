@@ -21,9 +21,11 @@ impl Sets {
     /// An absent specification is no capability at all.
     pub(crate) fn new(spec: Option<&LinuxCapabilities>) -> Self {
         let set = |of: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
-            spec.and_then(|spec| of(spec).as_ref()).map_or(CapabilitySet::empty(), |set| {
-                set.iter().fold(CapabilitySet::empty(), |all, one| all | bit(*one))
-            })
+            spec.and_then(|spec| of(spec).as_ref())
+                .map_or(CapabilitySet::empty(), |set| {
+                    set.iter()
+                        .fold(CapabilitySet::empty(), |all, one| all | bit(*one))
+                })
         };
         let ambient = set(LinuxCapabilities::ambient);
         Self {

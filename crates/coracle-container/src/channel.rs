@@ -16,7 +16,10 @@ const LONGEST: usize = 4096;
 #[derive(Debug)]
 pub(crate) enum FromChild {
     /// Everything is set up. With what it had to go on without, and the master of its terminal.
-    Ready { warnings: Vec<String>, console: Option<OwnedFd> },
+    Ready {
+        warnings: Vec<String>,
+        console: Option<OwnedFd>,
+    },
     /// A step failed and the child is gone.
     Failed(Failure),
     /// The namespaces are there: hooks of the runtime may run.
@@ -94,7 +97,15 @@ pub(crate) fn hear_child(socket: BorrowedFd<'_>, patience: Duration) -> Result<F
 }
 
 pub(crate) fn tell_child(socket: BorrowedFd<'_>, message: FromParent) -> Result<(), Errno> {
-    seqpacket::send(socket, &[if message == FromParent::Continue { b'C' } else { b'S' }], &[])
+    seqpacket::send(
+        socket,
+        &[if message == FromParent::Continue {
+            b'C'
+        } else {
+            b'S'
+        }],
+        &[],
+    )
 }
 
 /// Waits for ever: the parent may let a container wait for its start as long as it likes.
@@ -117,7 +128,10 @@ fn receive(
         let until = Instant::now() + patience;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let left = Timespec {
+                tv_sec: left.as_secs().cast_signed(),
+                tv_nsec: left.subsec_nanos().into(),
+            };
             match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&left)) {
                 Ok(0) => return Err(Silence::TimedOut),
                 Ok(_) => break,
@@ -150,8 +164,14 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        assert!(matches!(hear_child(parent.as_fd(), Duration::ZERO), Err(Silence::TimedOut)));
+        assert!(matches!(
+            hear_child(parent.as_fd(), Duration::ZERO),
+            Err(Silence::TimedOut)
+        ));
         drop(child);
-        assert!(matches!(hear_child(parent.as_fd(), patience), Err(Silence::Closed)));
+        assert!(matches!(
+            hear_child(parent.as_fd(), patience),
+            Err(Silence::Closed)
+        ));
     }
 }

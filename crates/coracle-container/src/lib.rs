@@ -26,17 +26,25 @@ pub mod seccomp;
 mod capabilities;
 mod channel;
 mod create;
+mod devices;
 mod error;
 mod exec;
+mod filesystem;
+mod init;
+mod masks;
+mod mounts;
 mod paths;
+mod process;
 mod process_io;
 mod procfs;
-mod rootfs;
+#[doc(hidden)]
+pub mod rootfs;
+mod spawn;
 mod step;
 
 pub use create::{CreateRequest, Init, create};
 pub use error::{CommandProblem, Error};
 pub use exec::{ContainerProcess, ExecProcess, ExecTree, exec};
 pub use process_io::{ConsoleSize, ProcessIo, Stdio};
-pub use rootfs::RootfsSource;
+pub use rootfs::{RootfsSource, view};
 pub use step::Step;

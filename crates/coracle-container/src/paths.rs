@@ -110,7 +110,11 @@ impl Root {
 
 /// Parts in reverse, without empty ones and `.`.
 fn parts(path: &str) -> Vec<String> {
-    path.split('/').rev().filter(|part| !part.is_empty() && *part != ".").map(str::to_owned).collect()
+    path.split('/')
+        .rev()
+        .filter(|part| !part.is_empty() && *part != ".")
+        .map(str::to_owned)
+        .collect()
 }
 
 enum Next {
@@ -137,7 +141,8 @@ fn step(here: BorrowedFd<'_>, part: &str, target: Target) -> Result<Next, Errno>
         let made = match target {
             Target::Directory => mkdirat(here, part, Mode::from_raw_mode(0o755)),
             Target::File => {
-                let create = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
+                let create =
+                    OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
                 openat2(here, part, create, Mode::from_raw_mode(0o644), one).map(drop)
             }
         };
@@ -190,7 +195,14 @@ mod tests {
         symlink("../../../..", inside.join("up")).unwrap();
         symlink("nowhere/yet", inside.join("dangling")).unwrap();
         symlink("/up/absolute/dangling", inside.join("chain")).unwrap();
-        for path in ["/absolute/a", "up/b/c", "/dangling", "/chain/d", "/../../e", "/x/../../f"] {
+        for path in [
+            "/absolute/a",
+            "up/b/c",
+            "/dangling",
+            "/chain/d",
+            "/../../e",
+            "/x/../../f",
+        ] {
             root.ensure(path, Target::Directory).unwrap();
         }
         for made in ["a", "b/c", "nowhere/yet/d", "e", "f"] {

@@ -59,11 +59,15 @@ fn write_checked(file: BorrowedFd<'_>, value: &[u8]) -> Result<(), Errno> {
         return Err(Errno::XDEV);
     }
     let written = rustix::io::write(file, value)?;
-    if written == value.len() { Ok(()) } else { Err(Errno::IO) }
+    if written == value.len() {
+        Ok(())
+    } else {
+        Err(Errno::IO)
+    }
 }
 
 pub(crate) fn is_procfs(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    Ok(i64::from(fstatfs(fd)?.f_type) == MAGIC)
+    Ok(fstatfs(fd)?.f_type == MAGIC)
 }
 
 /// As sysctl(8) reads keys: the first separator that occurs is the separator, the other is literal.
@@ -85,7 +89,9 @@ pub(crate) fn sysctl_path(key: &str) -> Option<String> {
             !part.is_empty()
                 && part != "."
                 && part != ".."
-                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@:".contains(&byte))
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-@:".contains(&byte))
         });
     plain.then_some(path)
 }
@@ -96,10 +102,29 @@ mod tests {
 
     #[test]
     fn keys_name_one_file_below_proc_sys_or_none() {
-        assert_eq!(sysctl_path("net.ipv4.ip_forward").as_deref(), Some("net/ipv4/ip_forward"));
-        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/x").as_deref(), Some("net/ipv4/conf/eth0.1/x"));
-        assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.x").as_deref(), Some("net/ipv4/conf/eth0.1/x"));
-        for bad in ["", ".", "..", "kernel..x", "kernel./../x", "kernel.x\n", "a b", "kernel/../vm", "+net.x"] {
+        assert_eq!(
+            sysctl_path("net.ipv4.ip_forward").as_deref(),
+            Some("net/ipv4/ip_forward")
+        );
+        assert_eq!(
+            sysctl_path("net/ipv4/conf/eth0.1/x").as_deref(),
+            Some("net/ipv4/conf/eth0.1/x")
+        );
+        assert_eq!(
+            sysctl_path("net.ipv4.conf.eth0/1.x").as_deref(),
+            Some("net/ipv4/conf/eth0.1/x")
+        );
+        for bad in [
+            "",
+            ".",
+            "..",
+            "kernel..x",
+            "kernel./../x",
+            "kernel.x\n",
+            "a b",
+            "kernel/../vm",
+            "+net.x",
+        ] {
             assert_eq!(sysctl_path(bad), None, "{bad:?}");
         }
     }
@@ -114,6 +139,9 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(write_checked(file.as_fd(), b"x").err(), Some(Errno::XDEV));
         assert_eq!(file.metadata().unwrap().len(), 0);
-        ProcFs::of_host().unwrap().write("thread-self/comm", b"proc-test").unwrap();
+        ProcFs::of_host()
+            .unwrap()
+            .write("thread-self/comm", b"proc-test")
+            .unwrap();
     }
 }

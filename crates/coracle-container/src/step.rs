@@ -130,6 +130,8 @@ pub(crate) struct Progress {
 }
 
 const NANOS: u64 = (1 << 56) - 1;
+/// The last word of the page tells of a failure.
+const FAILURE: usize = WORDS - 1;
 
 impl Progress {
     pub(crate) fn new() -> Result<Self, Failure> {
@@ -144,7 +146,10 @@ impl Progress {
     pub(crate) fn enter(&self, step: Step) {
         let words = self.page.words();
         let index = words[0].fetch_add(1, Ordering::AcqRel) + 1;
-        if let Some(word) = usize::try_from(index).ok().and_then(|index| words.get(index)) {
+        if let Some(word) = usize::try_from(index)
+            .ok()
+            .and_then(|index| words[..FAILURE].get(index))
+        {
             let since = monotonic().saturating_sub(self.began) & NANOS;
             word.store((u64::from(step as u8) << 56) | since, Ordering::Release);
         }
@@ -155,11 +160,35 @@ impl Progress {
         self.entries().last().map_or(Step::ReadSpec, |(step, _)| *step)
     }
 
+    /// Notes a failure where the parent finds it even if the child can send nothing any more.
+    pub(crate) fn fail(&self, failure: &Failure) {
+        let errno = u64::from(failure.errno.raw_os_error().unsigned_abs());
+        self.page.words()[FAILURE].store(
+            (1 << 63) | (u64::from(failure.step as u8) << 32) | errno,
+            Ordering::Release,
+        );
+    }
+
+    /// The failure noted, without its detail.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        let word = self.page.words()[FAILURE].load(Ordering::Acquire);
+        if word >> 63 == 0 {
+            return None;
+        }
+        let step = Step::from_number(u8::try_from((word >> 32) & 0xff).unwrap_or(u8::MAX));
+        let errno = i32::try_from(word & 0xffff).unwrap_or(1).clamp(1, 4095);
+        Some(Failure::new(
+            step,
+            Errno::from_raw_os_error(errno),
+            "no detail could be sent",
+        ))
+    }
+
     fn entries(&self) -> Vec<(Step, Duration)> {
         let words = self.page.words();
         let count = usize::try_from(words[0].load(Ordering::Acquire))
             .unwrap_or(0)
-            .min(WORDS - 1);
+            .min(FAILURE - 1);
         words[1..=count]
             .iter()
             .map(|word| {

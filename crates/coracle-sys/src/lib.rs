@@ -17,6 +17,7 @@ pub mod netlink;
 pub mod netns;
 pub mod pidfd;
 pub mod process;
+pub mod programs;
 pub mod replace;
 pub mod seccomp;
 pub mod seqpacket;

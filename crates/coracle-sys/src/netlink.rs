@@ -18,7 +18,17 @@ fn set_flag(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
     let length = size_of_val(&on) as libc::socklen_t;
     // SAFETY: the value is an int that outlives the call and `length` is its size.
     let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), length)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_NETLINK,
+            option,
+            (&raw const on).cast(),
+            length,
+        )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -52,7 +52,9 @@ pub fn network_owned_by(user: BorrowedFd<'_>) -> io::Result<OwnedFd> {
             0 => File::open(format!("/proc/{pid}/ns/net")).map(OwnedFd::from),
             errno => Err(io::Error::from_raw_os_error(errno)),
         },
-        Ok(_) => Err(io::Error::other("the child that makes the network namespace died")),
+        Ok(_) => Err(io::Error::other(
+            "the child that makes the network namespace died",
+        )),
         Err(errno) => Err(errno.into()),
     };
     drop(hold_write);

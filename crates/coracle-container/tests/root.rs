@@ -1,0 +1,81 @@
+//! Containers made and run by this crate alone, as root: one test after the other on the only thread.
+//!
+//! Arguments are those of the usual harness as far as cargo passes them: `--list`, `--exact`, names.
+
+#[path = "root/bench.rs"]
+mod bench;
+#[path = "root/cgroups.rs"]
+mod cgroups;
+#[path = "root/fixture.rs"]
+mod fixture;
+#[path = "root/hostile.rs"]
+mod hostile;
+#[path = "root/life.rs"]
+mod life;
+#[path = "root/pods.rs"]
+mod pods;
+#[path = "root/security.rs"]
+mod security;
+
+type Test = (&'static str, fn());
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let tests: Vec<Test> = [
+        life::TESTS,
+        security::TESTS,
+        hostile::TESTS,
+        cgroups::TESTS,
+        pods::TESTS,
+        bench::TESTS,
+    ]
+    .concat();
+    if arguments.iter().any(|argument| argument == "--list") {
+        for (name, _) in &tests {
+            println!("{name}: test");
+        }
+        return;
+    }
+    let exact = arguments.iter().any(|argument| argument == "--exact");
+    let filters: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let chosen = |name: &str| {
+        filters.is_empty()
+            || filters.iter().any(|filter| {
+                if exact {
+                    name == *filter
+                } else {
+                    name.contains(filter.as_str())
+                }
+            })
+    };
+    if !rustix::process::geteuid().is_root() {
+        println!("not root: nothing tested");
+        return;
+    }
+    let mut failed = Vec::new();
+    for (name, test) in tests.iter().filter(|(name, _)| chosen(name)) {
+        let before = fixture::census();
+        let result = std::panic::catch_unwind(test);
+        let clean = fixture::census() == before;
+        println!(
+            "test {name} ... {}",
+            if result.is_err() {
+                "FAILED"
+            } else if clean {
+                "ok"
+            } else {
+                "LEFT SOMETHING"
+            }
+        );
+        if result.is_err() || !clean {
+            if result.is_ok() {
+                println!("before: {before:?}\nafter:  {:?}", fixture::census());
+            }
+            failed.push(*name);
+        }
+    }
+    assert!(failed.is_empty(), "failed: {failed:?}");
+}

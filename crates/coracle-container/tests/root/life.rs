@@ -1,0 +1,334 @@
+//! A container's life: create, start, exec, exit; root file systems, mounts, consoles, hooks.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use coracle_container::{
+    CommandProblem, ConsoleSize, CreateRequest, Error, ExecTree, ProcessIo, RootfsSource, create,
+};
+use coracle_types::{ContainerId, ExecId, Kind, Kinded as _};
+use serde_json::json;
+
+use crate::fixture::{
+    busybox, exec_shell, finish, process, read_all, read_spec, run, shell, spec, start, stop, try_create,
+    try_create_on, try_exec, wait, write_file,
+};
+
+pub const TESTS: &[super::Test] = &[
+    ("root_a_container_runs_and_its_exit_is_known", exits),
+    ("root_a_container_waits_for_its_start", waits),
+    ("root_the_overlay_takes_what_is_written", overlay),
+    ("root_every_way_to_mount_layers_works", overlay_methods),
+    ("root_mounts_have_their_flags", mounts),
+    ("root_exec_runs_beside_the_init", execs),
+    ("root_an_exec_tree_dies_whole", exec_tree),
+    ("root_a_command_that_cannot_run_is_told_precisely", commands),
+    ("root_a_console_is_a_terminal", console),
+    ("root_hooks_run_in_order", hooks),
+    ("root_what_fails_leaves_nothing", failures),
+];
+
+fn exits() {
+    let image = busybox();
+    let (code, text) = shell(&image, "echo out; echo err >&2; hostname; echo $$; exit 7");
+    assert_eq!((code, text.as_str()), (7, "out\nerr\ninside\n1\n"));
+    let (code, _) = shell(&image, "kill -9 $$; sleep 1");
+    assert_eq!(code, 0, "an init without handler ignores its own signals");
+}
+
+fn waits() {
+    let image = busybox();
+    let mut running = try_create(&image, &spec(&["echo", "started"])).unwrap();
+    assert!(
+        running
+            .init
+            .steps()
+            .iter()
+            .any(|step| step.name == "container.ready")
+    );
+    running.init.start().unwrap();
+    assert!(running.init.start().is_err(), "a second start");
+    assert_eq!(finish(running), (0, "started\n".into()));
+
+    let running = try_create(&image, &spec(&["echo", "never"])).unwrap();
+    running.init.discard().unwrap();
+    assert_eq!(read_all(running.output), "");
+}
+
+fn layers(image: &crate::fixture::Image, count: usize) -> (Vec<PathBuf>, PathBuf, PathBuf) {
+    let base = image.directory.path();
+    let mut lowers = Vec::new();
+    for index in (0..count).rev() {
+        let layer = base.join(format!("layer-{index}"));
+        std::fs::create_dir(&layer).unwrap();
+        std::fs::write(layer.join(format!("file-{index}")), "x").unwrap();
+        std::fs::write(layer.join("top"), index.to_string()).unwrap();
+        lowers.push(layer);
+    }
+    lowers.push(image.root());
+    let (upper, work) = (base.join("upper"), base.join("work"));
+    std::fs::create_dir(&upper).unwrap();
+    std::fs::create_dir(&work).unwrap();
+    (lowers, upper, work)
+}
+
+fn overlay() {
+    let image = busybox();
+    let (lowers, upper, work) = layers(&image, 30);
+    let source = RootfsSource::Overlay {
+        lowers: lowers.clone(),
+        upper: upper.clone(),
+        work,
+        mapped_by: None,
+    };
+    let script =
+        "cat /top; ls / | grep -c file-; echo new > /new; grep ' / / ' /proc/self/mountinfo | head -1";
+    let mut running = try_create_on(&image, &spec(&["sh", "-c", script]), source).unwrap();
+    running.init.start().unwrap();
+    let (code, text) = finish(running);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("29\n30\n") && text.contains("overlay"), "{text}");
+    assert_eq!(std::fs::read_to_string(upper.join("new")).unwrap(), "new\n");
+
+    let mut running = try_create_on(
+        &image,
+        &spec(&["touch", "/refused"]),
+        RootfsSource::View { lowers },
+    )
+    .unwrap();
+    running.init.start().unwrap();
+    let (code, text) = finish(running);
+    assert!(code != 0 && text.contains("Read-only"), "{text}");
+}
+
+fn overlay_methods() {
+    for method in 0..3 {
+        let image = busybox();
+        let (lowers, upper, work) = layers(&image, 10);
+        let mount = coracle_container::rootfs::probe::overlay(method, &lowers, &upper, &work)
+            .unwrap_or_else(|error| panic!("method {method}: {error}"));
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&mount, "top", flags, rustix::fs::Mode::empty()).unwrap();
+        assert_eq!(read_all(file), "9", "method {method}");
+    }
+}
+
+fn mounts() {
+    let image = busybox();
+    let volume = tempfile::tempdir().unwrap();
+    std::fs::write(volume.path().join("f"), "content").unwrap();
+    let file = volume.path().join("f");
+    let mut value = spec(&[
+        "sh",
+        "-c",
+        "cat /volume/f /single/file; touch /volume/x 2>&1; touch /rw/x && echo written; touch /x 2>&1; grep ' /volume ' /proc/self/mountinfo",
+    ]);
+    let mounts = value["mounts"].as_array_mut().unwrap();
+    mounts.push(json!({"destination": "/volume", "type": "bind", "source": volume.path(), "options": ["rbind", "ro", "rro", "nosuid", "rprivate"]}));
+    mounts.push(json!({"destination": "/rw", "source": volume.path(), "options": ["rbind", "rw", "rslave"]}));
+    mounts.push(json!({"destination": "/single/file", "source": file, "options": ["bind", "ro"]}));
+    value["root"]["readonly"] = json!(true);
+    let (code, text) = run(&image, &value);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.starts_with("contentcontent"), "{text}");
+    assert_eq!(text.matches("Read-only file system").count(), 2, "{text}");
+    assert!(text.contains("written") && text.contains("ro,nosuid"), "{text}");
+
+    let mut value = spec(&["true"]);
+    value["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"destination": "/v", "source": "/no/such", "options": ["bind"]}));
+    let error = try_create(&image, &value).err().unwrap();
+    assert_eq!(error.kind(), Kind::NotFound, "{error}");
+    assert!(error.to_string().contains("/no/such"), "{error}");
+}
+
+fn execs() {
+    let image = busybox();
+    let running = start(&image, &spec(&["sleep", "1000"]));
+    let (code, text) = exec_shell(
+        &running,
+        "hostname; ps | grep -c sleep; cat /proc/self/cgroup | head -1; pwd; exit 3",
+    );
+    assert_eq!(code, 3);
+    assert!(
+        text.starts_with("inside\n") && text.ends_with(":/\n/\n"),
+        "{text}"
+    );
+    let mut process = process(&running, &["id"]);
+    process.set_user(serde_json::from_value(json!({"uid": 12, "gid": 34, "additionalGids": [56]})).unwrap());
+    let (executed, output) = try_exec(&running, &process, ExecTree::Shared).unwrap();
+    assert_eq!(read_all(output).trim(), "uid=12 gid=34 groups=34,56");
+    assert_eq!(wait(executed.pidfd()), 0);
+    stop(running);
+}
+
+fn exec_tree() {
+    let image = busybox();
+    let running = start(&image, &spec(&["sleep", "1000"]));
+    let process = process(&running, &["sh", "-c", "(sleep 900 &) ; echo ready; sleep 900"]);
+    let (executed, output) = try_exec(&running, &process, ExecTree::Own(ExecId::generate())).unwrap();
+    let mut ready = [0; 6];
+    rustix::io::read(&output, &mut ready).unwrap();
+    assert_eq!(executed.tree_is_empty(), Some(false));
+    executed.kill_tree().unwrap();
+    assert_eq!(wait(executed.pidfd()), 137);
+    // Its end comes when the last process that holds the pipe is dead.
+    assert_eq!(read_all(output), "");
+    executed.remove().unwrap();
+    let (_, text) = exec_shell(
+        &running,
+        "ps | grep -c 'sleep [9]00'; ps | grep -c 'sleep [1]000'",
+    );
+    assert_eq!(text, "0\n1\n");
+    stop(running);
+}
+
+fn commands() {
+    let image = busybox();
+    let bin = image.root().join("bin");
+    write_file(&bin.join("plain"), b"#!/bin/sh\n", 0o644);
+    write_file(&bin.join("garbage"), b"\x7fELF garbage", 0o755);
+    write_file(&bin.join("lost"), b"#!/no/such/interpreter\n", 0o755);
+    let running = start(&image, &spec(&["sleep", "1000"]));
+    for (command, problem, code) in [
+        ("nothing-of-that-name", CommandProblem::Missing, 127),
+        ("/bin/nothing", CommandProblem::Missing, 127),
+        ("/bin", CommandProblem::Directory, 126),
+        ("plain", CommandProblem::NotExecutable, 126),
+        ("/bin/plain", CommandProblem::NotExecutable, 126),
+        ("garbage", CommandProblem::WrongFormat, 126),
+        ("lost", CommandProblem::InterpreterMissing, 126),
+    ] {
+        let mut created = try_create(&image, &spec(&[command]));
+        let error = match &mut created {
+            Ok(running) => running.init.start().unwrap_err(),
+            Err(_) => created.as_ref().err().map(ToString::to_string).map_or_else(
+                || unreachable!(),
+                |_| {
+                    let Err(error) = std::mem::replace(
+                        &mut created,
+                        Err(Error::Seccomp {
+                            problem: String::new(),
+                        }),
+                    ) else {
+                        unreachable!()
+                    };
+                    error
+                },
+            ),
+        };
+        if let Ok(running) = created {
+            running.init.discard().unwrap();
+        }
+        assert_eq!(error.command_problem(), Some(problem), "{command}: {error}");
+        assert_eq!(problem.exit_code(), code);
+        assert!(error.to_string().contains(command), "{error}");
+        let error = try_exec(
+            &running,
+            &process(&running, &[command]),
+            ExecTree::Own(ExecId::generate()),
+        )
+        .err()
+        .unwrap();
+        assert_eq!(
+            error.command_problem(),
+            Some(problem),
+            "exec of {command}: {error}"
+        );
+    }
+    stop(running);
+}
+
+fn console() {
+    let image = busybox();
+    let value = spec(&["sh", "-c", "tty; stty size; ls -l /dev/console | head -1; exit 5"]);
+    let spec = read_spec(&value);
+    let id = ContainerId::generate();
+    let mut init = create(CreateRequest {
+        id: &id,
+        spec: &spec,
+        bundle: image.directory.path(),
+        rootfs: RootfsSource::Path(image.root()),
+        io: ProcessIo::Console(Some(ConsoleSize {
+            columns: 91,
+            rows: 17,
+        })),
+    })
+    .unwrap();
+    let master = init.take_console().unwrap();
+    init.start().unwrap();
+    let code = wait(init.pidfd());
+    let mut buffer = [0; 1000];
+    let length = rustix::io::read(&master, &mut buffer).unwrap();
+    let text = String::from_utf8_lossy(&buffer[..length]);
+    assert_eq!(code, 5, "{text}");
+    assert!(text.starts_with("/dev/") && text.contains("17 91"), "{text}");
+    init.cgroup().remove().unwrap();
+}
+
+fn hooks() {
+    let image = busybox();
+    let log = image.directory.path().join("hooks");
+    let hook = |name: &str| json!({"path": "/bin/sh", "args": ["sh", "-c", format!("echo {name} >> {}; cat >> {}.state", log.display(), log.display())], "env": ["PATH=/bin:/usr/bin"]});
+    let inside = json!({"path": "/bin/sh", "args": ["sh", "-c", "echo startContainer > /tmp/hook"], "env": ["PATH=/bin"]});
+    let mut value = spec(&["cat", "/tmp/hook"]);
+    value["hooks"] = json!({"prestart": [hook("prestart")], "createRuntime": [hook("createRuntime")], "createContainer": [hook("createContainer")],
+        "startContainer": [inside], "poststart": [hook("poststart")], "poststop": [hook("poststop")]});
+    let running = start(&image, &value);
+    let spec = read_spec(&value);
+    assert_eq!(finish(running).1, "startContainer\n");
+    let errors = coracle_container::hooks::poststop(&spec, &ContainerId::generate(), image.directory.path());
+    assert!(errors.is_empty(), "{errors:?}");
+    let order = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(
+        order,
+        "prestart\ncreateRuntime\ncreateContainer\npoststart\npoststop\n"
+    );
+    let states = std::fs::read_to_string(image.directory.path().join("hooks.state")).unwrap();
+    assert!(
+        states.contains("\"status\":\"creating\"") && states.contains("\"status\":\"stopped\""),
+        "{states}"
+    );
+
+    value["hooks"] =
+        json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo no >&2; exit 4"]}]});
+    let error = try_create(&image, &value).err().unwrap().to_string();
+    assert!(error.contains("createRuntime") && error.contains("no"), "{error}");
+}
+
+fn failures() {
+    let image = busybox();
+    let refused = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut value = spec(&["true"]);
+        change(&mut value);
+        match try_create(&image, &value) {
+            Ok(running) => {
+                running.init.discard().unwrap();
+                panic!("{value}");
+            }
+            Err(error) => error,
+        }
+    };
+    let error = refused(&|value| value["process"]["args"] = json!([]));
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    refused(&|value| value["process"]["cwd"] = json!("relative"));
+    refused(&|value| value["process"]["user"]["uid"] = json!(u32::MAX));
+    refused(&|value| value["linux"]["cgroupsPath"] = json!("/../x"));
+    refused(&|value| value["linux"]["namespaces"] = json!([{"type": "pid"}]));
+    refused(&|value| value["linux"]["sysctl"] = json!({"kernel.core_pattern": "|/x"}));
+    refused(&|value| value["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 2, "hard": 1}]));
+    refused(&|value| value["process"]["apparmorProfile"] = json!("no-such-profile"));
+    refused(&|value| value["mounts"][1]["type"] = json!("nosuchfs"));
+    refused(&|value| value["mounts"][1]["options"] = json!(["size=nonsense"]));
+    refused(&|value| value["linux"]["resources"]["memory"] = json!({"limit": 1}));
+    let error = refused(&|value| {
+        value["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"destination": "/proc/self/attr", "type": "tmpfs", "source": "tmpfs"}))
+    });
+    assert!(error.to_string().contains("/proc"), "{error}");
+    let _ = symlink("x", image.root().join("bin/unused"));
+}
