@@ -173,7 +173,11 @@ impl Runtime {
                 .await?
                 .into_inner();
             last = status.status.context("Status has no status")?.conditions;
-            if !last.is_empty() && last.iter().all(|condition| condition.status) {
+            let met = |kind: &str| {
+                last.iter()
+                    .any(|condition| condition.r#type == kind && condition.status)
+            };
+            if met("RuntimeReady") && met("NetworkReady") {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

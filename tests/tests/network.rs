@@ -41,13 +41,7 @@ async fn pods_reach_each_other_and_the_node_reaches_them() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn ports_of_the_node_lead_into_the_pod() -> Result<()> {
     let bed = Bed::make().await?;
-    let spec = PodSpec::new("published").with(|config| {
-        config.port_mappings = vec![cri::PortMapping {
-            container_port: 80,
-            host_port: 12000,
-            ..Default::default()
-        }];
-    });
+    let spec = PodSpec::new("published").publish(12000, 80);
     let pod = bed.runtime.run_pod(spec).await?;
     let container = pod.run(&ContainerSpec::idle("web", &bed.busybox)).await?;
     container

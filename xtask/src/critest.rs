@@ -137,7 +137,9 @@ async fn suite(options: &Options, program: &Path) -> Result<()> {
 async fn warm_up(runtime: &Runtime) -> Result<()> {
     let image = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
     runtime.pull(image).await?;
-    let pod = runtime.run_pod(PodSpec::new("warm-up")).await?;
+    let pod = runtime
+        .run_pod(PodSpec::new("warm-up").publish(12999, 80))
+        .await?;
     pod.run(&ContainerSpec::new("true", image, &["true"]))
         .await?
         .exited()

@@ -52,6 +52,8 @@ state = "/run/containerd"
   [plugins."io.containerd.cri.v1.images".registry]
     config_path = "/etc/containerd/certs.d"
 [plugins."io.containerd.cri.v1.runtime"]
+  # Where the machine withholds CAP_SYS_RESOURCE the pause container's score could not be lowered.
+  restrict_oom_score_adj = true
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = [{bin_dirs}]
     conf_dir = "/etc/cni/net.d"

@@ -67,6 +67,17 @@ impl PodSpec {
         self.namespaces(|options| options.network = cri::NamespaceMode::Node.into())
     }
 
+    /// A port of the node that leads to one of the pod.
+    #[must_use]
+    pub fn publish(self, host_port: i32, container_port: i32) -> Self {
+        let mapping = cri::PortMapping {
+            host_port,
+            container_port,
+            ..Default::default()
+        };
+        self.with(|config| config.port_mappings.push(mapping))
+    }
+
     /// Changes the namespaces.
     #[must_use]
     pub fn namespaces(self, change: impl FnOnce(&mut cri::NamespaceOption)) -> Self {

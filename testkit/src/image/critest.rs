@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::debian::{builder, busybox_root, find};
-use super::{Compression, Image, ImageBuilder, Layer};
+use super::{Compression, Image, ImageBuilder, Layer, digest};
 use crate::registry::RegistryClient;
 
 /// The registries that critest's images claim to come from.
@@ -37,10 +37,12 @@ pub struct NamedImage {
 /// When a Debian package is missing; it is named.
 pub fn all() -> Result<Vec<NamedImage>> {
     let tools = tools_root()?.build();
+    // Compressed once, as it is the lowest layer of most.
+    let (diff_id, tools) = (digest(&tools), Compression::Gzip.blob(tools));
     let tools = |name: &str| {
         let mark = Layer::new().file("/image", 0o644, name);
         ImageBuilder::new()
-            .layer(tools.clone(), Compression::Gzip)
+            .raw_layer(tools.clone(), diff_id.as_str())
             .layer(mark.build(), Compression::Gzip)
             .env("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .cmd(&["/bin/sh"])
@@ -96,15 +98,21 @@ pub fn all() -> Result<Vec<NamedImage>> {
     ] {
         add(STAGING, name, "latest", tools(name).user(user).build());
     }
-    let pause = tools("pause").cmd(&[
-        "/bin/sh",
-        "-c",
-        "trap 'exit 0' TERM INT; while :; do sleep 1; done",
-    ]);
-    let pause = pause.build();
-    add("", "pause", "3.9", pause.clone());
-    // What containerd wants for its own first container of a pod.
-    add("", "pause", "3.10", pause);
+    for tag in ["3.9", "3.10"] {
+        // 3.10 is what containerd wants for its own first container of a pod; no `sleep` may be in it,
+        // for a spec looks for one in the pod's processes.
+        let wait = [
+            "/bin/sh",
+            "-c",
+            "trap 'exit 0' TERM INT; tail -f /dev/null & wait",
+        ];
+        add(
+            "",
+            "pause",
+            tag,
+            tools(&format!("pause:{tag}")).cmd(&wait).build(),
+        );
+    }
     Ok(images)
 }
 

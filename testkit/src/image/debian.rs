@@ -77,7 +77,11 @@ pub fn busybox() -> Result<Image> {
 /// # Errors
 /// As [`busybox_root`].
 pub fn pause() -> Result<Image> {
-    let wait = ["/bin/sh", "-c", "trap 'exit 0' TERM INT; sleep 2147483647 & wait"];
+    let wait = [
+        "/bin/sh",
+        "-c",
+        "trap 'exit 0' TERM INT; tail -f /dev/null & wait",
+    ];
     Ok(builder(busybox_root()?).entrypoint(&wait).build())
 }
 
