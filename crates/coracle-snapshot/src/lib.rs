@@ -61,6 +61,8 @@ mod snapshots;
 mod snapshotter;
 mod stat;
 mod store;
+#[cfg(test)]
+mod testing;
 mod walk;
 mod writer;
 

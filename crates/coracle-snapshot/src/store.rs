@@ -254,7 +254,7 @@ impl Store {
 
     /// The root of a published layer's tree.
     pub(crate) fn open_tree(&self, id: &LayerId) -> Result<OwnedFd, Error> {
-        open_directory(&self.layers, &format!("{}/{TREE}", id.directory()))
+        open_directory(&self.layers, format!("{}/{TREE}", id.directory()))
             .map_err(Error::state("open", self.layer_path(id)))
     }
 
@@ -267,15 +267,20 @@ impl Store {
         })
     }
 
-    /// Layers, bottom first, as overlay stacks them: topmost first, and none below an opaque root.
+    /// Layers, bottom first, as overlay stacks them: topmost first, none below an opaque root, and each
+    /// once. Images have empty layers twice, which overlay refuses; of any layer the topmost place shows
+    /// all that the others would.
     pub(crate) fn stack(&self, layers: &[LayerId]) -> Result<Vec<LayerId>, Error> {
         let index = self.index();
         let mut stack = Vec::with_capacity(layers.len());
+        let mut seen = HashSet::with_capacity(layers.len());
         for layer in layers.iter().rev() {
             let Some(published) = index.layers.get(layer) else {
                 return Err(Error::LayerMissing(layer.clone()));
             };
-            stack.push(layer.clone());
+            if seen.insert(layer) {
+                stack.push(layer.clone());
+            }
             if published.opaque_root {
                 break;
             }

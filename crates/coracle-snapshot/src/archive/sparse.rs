@@ -40,11 +40,10 @@ impl PaxSparse {
             b"major" => self.major = Some(decimal(entry, value)?),
             b"minor" => self.minor = Some(decimal(entry, value)?),
             b"size" | b"realsize" => self.real_size = Some(decimal(entry, value)?),
-            b"offset" => {
-                if self.offset.replace(decimal(entry, value)?).is_some() {
-                    return Err(malformed(entry));
-                }
-            }
+            b"offset" => match self.offset.replace(decimal(entry, value)?) {
+                None => {}
+                Some(_) => return Err(malformed(entry)),
+            },
             b"numbytes" => {
                 let offset = self.offset.take().ok_or_else(|| malformed(entry))?;
                 let length = decimal(entry, value)?;

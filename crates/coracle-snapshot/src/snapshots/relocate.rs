@@ -66,6 +66,9 @@ pub(super) fn relocate(
 fn meets_links(all: &mut Merged, record: &LayerRecord) -> rustix::io::Result<bool> {
     for path in &record.implied {
         let Some((parent, _)) = path.split() else { continue };
+        if all.members(path)?[..] == [0] && is_opaque(all.open(0, path)?)? {
+            continue;
+        }
         let members = all.members(&parent)?;
         // The layer itself is the first; those after it are what it does not hide.
         for layer in members.iter().skip(1).copied() {
@@ -130,13 +133,18 @@ impl Moving<'_> {
         let stat = Stat::of(&from)?;
         let implied = self.implied.contains(&step.from);
         let mut to = step.to;
-        if implied && !step.alone && self.is_link_below(&to)? {
+        let opaque = is_opaque(&from)?;
+        if implied && !opaque && !step.alone && self.is_link_below(&to)? {
             to = self.resolve(&to)?;
         }
         let out = self
             .out
             .ensure(step.from.bytes(), &to, stat.mtime)
-            .map_err(Failure::Extract)?;
+            .map_err(|error| match error {
+                // A file of this layer is where the directory was to go.
+                ExtractError::Refused { .. } => Failure::Ambiguous(step.from.clone()),
+                other => Failure::Extract(other),
+            })?;
         if out.path != to {
             return Err(Failure::Ambiguous(step.from));
         }
@@ -148,7 +156,6 @@ impl Moving<'_> {
                 .described(step.from.bytes(), &to, stat.mtime, default_acl)
                 .map_err(Failure::Extract)?;
         }
-        let opaque = is_opaque(&from)?;
         if opaque {
             mark_opaque(&out.fd)?;
         }

@@ -1,1 +1,670 @@
-//! Tests of snapshots.
+//! Layers from archive to mounted stack, and what becomes of them.
+
+mod model;
+mod stacks;
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use coracle_types::{ContainerId, Kind, Kinded};
+
+use super::Snapshots;
+use crate::error::Error;
+use crate::id::{LayerId, chain_ids};
+use crate::snapshotter::{LayerDescriptor, Prepared};
+use crate::store::Layer;
+use crate::testing::{Item, Tree, archive, digest, fast_directory, read_tree};
+use crate::writer::Unpacked;
+
+struct Node {
+    snapshots: Snapshots,
+    root: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let root = fast_directory();
+        Self {
+            snapshots: Snapshots::open(root.path()).expect("empty"),
+            root,
+        }
+    }
+
+    /// As after a crash: nothing is put away.
+    fn reopen(self) -> Self {
+        let Self { snapshots, root } = self;
+        drop(snapshots);
+        Self {
+            snapshots: Snapshots::open(root.path()).expect("whole"),
+            root,
+        }
+    }
+
+    /// Pulls an image given by its layers' archives, bottom first, unpacking them in the order given.
+    fn pull_in_order(&self, archives: &[Vec<u8>], order: &[usize]) -> Result<Vec<Layer>, Error> {
+        let diff_ids: Vec<_> = archives.iter().map(|bytes| digest(bytes)).collect();
+        let chain = chain_ids(&diff_ids);
+        let mut unpacked: Vec<Option<Unpacked>> = archives.iter().map(|_| None).collect();
+        for at in order {
+            let layer = LayerDescriptor {
+                diff_id: diff_ids[*at].clone(),
+                chain_id: chain[*at].clone(),
+                image: "test".into(),
+            };
+            unpacked[*at] = Some(match self.snapshots.prepare(&layer)? {
+                Prepared::Present(present) => present.into(),
+                Prepared::Wanted(writer) => writer.extract(&archives[*at][..])?,
+            });
+        }
+        self.snapshots
+            .finish_image(unpacked.into_iter().flatten().collect())
+    }
+
+    fn pull(&self, layers: &[Vec<Item>]) -> Result<Vec<Layer>, Error> {
+        let archives: Vec<_> = layers.iter().map(|items| archive(items)).collect();
+        self.pull_in_order(&archives, &(0..archives.len()).collect::<Vec<_>>())
+    }
+
+    fn view(&self, layers: &[Layer]) -> Tree {
+        tree_of(&self.snapshots.view(&ids(layers)).expect("mountable"))
+    }
+
+    fn staged(&self) -> usize {
+        fs::read_dir(self.root.path().join("staging"))
+            .expect("made")
+            .count()
+    }
+}
+
+fn tree_of(view: &OwnedFd) -> Tree {
+    read_tree(Path::new(&format!("/proc/self/fd/{}", view.as_raw_fd())))
+}
+
+fn ids(layers: &[Layer]) -> Vec<LayerId> {
+    layers.iter().map(|layer| layer.id().clone()).collect()
+}
+
+fn modes(tree: &Tree) -> Vec<(&str, u32)> {
+    tree.iter()
+        .map(|(path, node)| (path.to_str().expect("plain"), node.mode))
+        .collect()
+}
+
+#[test]
+fn implied_directories_keep_the_lower_ones_mode_as_root() {
+    let node = Node::new();
+    let layers = node
+        .pull(&[
+            vec![
+                Item::directory("./", 0o711),
+                Item {
+                    owner: (7, 8),
+                    ..Item::directory("tmp", 0o1777)
+                }
+                .pax("SCHILY.xattr.user.a", "1"),
+                Item::directory("tmp/deep", 0o700),
+            ],
+            vec![Item::file("tmp/deep/x", "1"), Item::directory("plain", 0o755)],
+        ])
+        .expect("legal");
+    assert!(layers.last().expect("three").id().is_fix_up());
+    let tree = node.view(&layers);
+    assert_eq!(
+        modes(&tree),
+        [
+            ("", 0o711),
+            ("plain", 0o755),
+            ("tmp", 0o1777),
+            ("tmp/deep", 0o700),
+            ("tmp/deep/x", 0o644)
+        ]
+    );
+    assert_eq!(tree[Path::new("tmp")].owner, (7, 8));
+    assert_eq!(
+        tree[Path::new("tmp")].xattrs,
+        [(b"user.a".to_vec(), b"1".to_vec())]
+    );
+    let again = node.pull(&[vec![Item::directory("./", 0o711)]]).expect("legal");
+    assert_eq!(again.len(), 1, "nothing to fix");
+}
+
+#[test]
+fn containerd_13030_whiteouts_hold_when_layers_unpack_in_reverse_as_root() {
+    let node = Node::new();
+    let archives = [
+        archive(&[
+            Item::file("a/x", "1"),
+            Item::file("a/y", "1"),
+            Item::file("b/z", "1"),
+        ]),
+        archive(&[Item::file("a/.wh.x", ""), Item::file(".wh.b", "")]),
+        archive(&[Item::file("a/new", "3"), Item::directory("b", 0o755)]),
+    ];
+    let layers = node.pull_in_order(&archives, &[2, 1, 0]).expect("legal");
+    let tree = node.view(&layers);
+    let names: Vec<&str> = tree.keys().filter_map(|path| path.to_str()).collect();
+    assert_eq!(names, ["", "a", "a/new", "a/y", "b"]);
+}
+
+#[test]
+fn hard_links_into_lower_layers_are_filled_in_as_root() {
+    let node = Node::new();
+    let lower = Item {
+        mode: 0o4755,
+        owner: (5, 6),
+        mtime: (1_600_000_000, 5),
+        ..Item::file("bin/tool", "tool")
+    };
+    let upper = vec![
+        Item::hard_link("sbin/tool", "bin/tool"),
+        Item::hard_link("sbin/again", "sbin/tool"),
+        Item::hard_link("sbin/third", "bin/tool"),
+        Item::hard_link("sbin/link", "bin/link"),
+    ];
+    let base = vec![
+        lower.pax("SCHILY.xattr.user.a", "1"),
+        Item::symlink("bin/link", "tool"),
+    ];
+    let archives = [archive(&base), archive(&upper)];
+    let layers = node.pull_in_order(&archives, &[1, 0]).expect("legal");
+    assert!(layers[1].id().to_string().starts_with("chain:"));
+    let tree = node.view(&layers);
+    for name in ["sbin/tool", "sbin/again", "sbin/third"] {
+        let (copy, own) = (&tree[Path::new(name)], &tree[Path::new("bin/tool")]);
+        assert_eq!(
+            (copy.mode, copy.owner, copy.mtime),
+            (own.mode, own.owner, own.mtime),
+            "{name}"
+        );
+        assert_eq!(
+            (&copy.content, &copy.xattrs),
+            (&own.content, &own.xattrs),
+            "{name}"
+        );
+        assert_eq!(copy.same_as.as_deref(), Some(Path::new("sbin/again")), "{name}");
+    }
+    assert_eq!(tree[Path::new("sbin/link")].content, b"tool");
+    let again = node.pull_in_order(&archives, &[0, 1]).expect("present");
+    assert_eq!(ids(&again), ids(&layers));
+    assert_eq!(node.staged(), 0);
+
+    let elsewhere = [archive(&[Item::file("other", "")]), archive(&upper)];
+    let error = node
+        .pull_in_order(&elsewhere, &[0, 1])
+        .expect_err("bin/tool is not there");
+    assert!(matches!(error, Error::LinkTarget { .. }), "{error}");
+    assert_eq!((error.kind(), node.staged()), (Kind::InvalidArgument, 0));
+}
+
+#[test]
+fn a_lower_link_is_followed_not_hidden_as_root() {
+    let node = Node::new();
+    let layers = node
+        .pull(&[
+            vec![
+                Item::directory("usr/lib", 0o711),
+                Item::file("usr/lib/old", "1"),
+                Item::symlink("lib", "usr/lib"),
+                Item::symlink("abs", "/usr/none"),
+            ],
+            vec![
+                Item::file("lib/new", "2"),
+                Item::file("lib/.wh.old", ""),
+                Item::file("lib/sub/x", "3"),
+                Item::file("abs/made", "4"),
+            ],
+        ])
+        .expect("legal");
+    let tree = node.view(&layers);
+    assert_eq!(tree[Path::new("lib")].kind, 'l');
+    assert_eq!(tree[Path::new("usr/lib")].mode, 0o711);
+    let names: Vec<&str> = tree.keys().filter_map(|path| path.to_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "",
+            "abs",
+            "lib",
+            "usr",
+            "usr/lib",
+            "usr/lib/new",
+            "usr/lib/sub",
+            "usr/lib/sub/x",
+            "usr/none",
+            "usr/none/made"
+        ]
+    );
+    let again = node.pull(&[
+        vec![Item::directory("lib", 0o755)],
+        vec![Item::file("lib/new", "2")],
+    ]);
+    assert!(
+        ids(&again.expect("legal"))
+            .iter()
+            .all(|id| !id.to_string().starts_with("chain:"))
+    );
+}
+
+#[test]
+fn a_wrong_digest_leaves_nothing_as_root() {
+    let node = Node::new();
+    let bytes = archive(&[Item::file("a", "x")]);
+    let layer = LayerDescriptor {
+        diff_id: digest(b"other"),
+        chain_id: digest(b"other"),
+        image: "i".into(),
+    };
+    let Ok(Prepared::Wanted(writer)) = node.snapshots.prepare(&layer) else {
+        panic!("wanted")
+    };
+    let error = writer.extract(&bytes[..]).err().expect("refused");
+    assert!(
+        matches!(&error, Error::DigestMismatch { actual, .. } if *actual == digest(&bytes)),
+        "{error}"
+    );
+    assert_eq!(node.staged(), 0);
+    assert!(node.snapshots.layers().is_empty());
+
+    // Bytes after the archive's end count.
+    let mut longer = bytes.clone();
+    longer.extend_from_slice(b"trailing");
+    let layer = |bytes: &[u8]| LayerDescriptor {
+        diff_id: digest(bytes),
+        chain_id: digest(bytes),
+        image: "i".into(),
+    };
+    let Ok(Prepared::Wanted(writer)) = node.snapshots.prepare(&layer(&bytes)) else {
+        panic!("wanted")
+    };
+    assert!(matches!(
+        writer.extract(&longer[..]),
+        Err(Error::DigestMismatch { .. })
+    ));
+    let Ok(Prepared::Wanted(writer)) = node.snapshots.prepare(&layer(&longer)) else {
+        panic!("wanted")
+    };
+    assert!(matches!(writer.extract(&longer[..]), Ok(Unpacked::Whole(_))));
+}
+
+#[test]
+fn a_refused_layer_leaves_nothing_and_names_the_entry_as_root() {
+    let node = Node::new();
+    let error = node
+        .pull(&[vec![Item::file("a", "x"), Item::file("../b", "y")]])
+        .expect_err("refused");
+    let cause = std::error::Error::source(&error).expect("has one").to_string();
+    assert!(cause.contains("../b"), "{cause}");
+    assert_eq!((error.kind(), node.staged()), (Kind::InvalidArgument, 0));
+}
+
+#[test]
+fn layers_survive_a_restart_and_leftovers_do_not_as_root() {
+    let node = Node::new();
+    let base = vec![Item::file("a", "x")];
+    let layers = ids(&node
+        .pull(&[base.clone(), vec![Item::file("b", "y")]])
+        .expect("legal"));
+    let usage = node.snapshots.layer_usage(&layers[0]);
+    let root = node.root.path().to_owned();
+    fs::create_dir_all(root.join("staging/half/fs/x")).expect("ours");
+    fs::write(
+        root.join("layers").join(layers[1].directory()).join("layer.json"),
+        "{",
+    )
+    .expect("ours");
+    fs::create_dir_all(root.join("layers/unknown/fs")).expect("ours");
+    let node = node.reopen();
+    assert_eq!(node.snapshots.layers(), [layers[0].clone()]);
+    assert_eq!(node.snapshots.layer_usage(&layers[0]), usage);
+    assert_eq!(node.staged(), 0);
+    assert_eq!(fs::read_dir(root.join("layers")).expect("made").count(), 1);
+    node.pull(&[base, vec![Item::file("b", "y")]])
+        .expect("the broken one is made again");
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let node = Node::new();
+    assert!(matches!(
+        Snapshots::open(node.root.path()),
+        Err(Error::Locked { .. })
+    ));
+}
+
+#[test]
+fn state_is_private_as_root() {
+    let node = Node::new();
+    node.pull(&[vec![Item::file("a", "x")]]).expect("legal");
+    for name in ["", "layers", "staging", "writable"] {
+        let mode = fs::metadata(node.root.path().join(name)).expect("made").mode();
+        assert_eq!(mode & 0o777, 0o700, "{name}");
+    }
+    fs::set_permissions(node.root.path().join("layers"), fs::Permissions::from_mode(0o777)).expect("ours");
+    let node = node.reopen();
+    assert_eq!(
+        fs::metadata(node.root.path().join("layers"))
+            .expect("made")
+            .mode()
+            & 0o777,
+        0o700
+    );
+}
+
+#[test]
+fn collection_leaves_what_is_kept_held_or_below_a_container_as_root() {
+    let node = Node::new();
+    let layer = |name: &str| {
+        node.pull(&[vec![Item::file(name, vec![1; 9000])]])
+            .expect("legal")
+            .remove(0)
+    };
+    let (kept, held, below, gone) = (layer("a"), layer("b"), layer("c"), layer("d"));
+    let all = [&kept, &held, &below, &gone].map(|layer| layer.id().clone());
+    let container = ContainerId::generate();
+    node.snapshots
+        .rootfs(&[all[2].clone()], &container)
+        .expect("present");
+    drop((kept, below, gone));
+    let freed = node
+        .snapshots
+        .gc(&HashSet::from([all[0].clone()]))
+        .expect("removable");
+    assert!(freed.bytes > 9000 && freed.inodes >= 3, "{freed:?}");
+    assert_eq!(
+        all.each_ref().map(|id| node.snapshots.has(id)),
+        [true, true, true, false]
+    );
+    assert!(matches!(
+        node.snapshots.remove_layer(&all[1]),
+        Err(Error::LayerInUse { .. })
+    ));
+    assert!(matches!(
+        node.snapshots.remove_layer(&all[2]),
+        Err(Error::LayerInUse { .. })
+    ));
+
+    let container_layers = all[2].clone();
+    drop(held);
+    let node = node.reopen();
+    node.snapshots.gc(&HashSet::new()).expect("removable");
+    assert_eq!(
+        node.snapshots.layers(),
+        [container_layers],
+        "a container's layers stay over a restart"
+    );
+    node.snapshots.remove_writable(&container).expect("removable");
+    node.snapshots.gc(&HashSet::new()).expect("removable");
+    assert!(node.snapshots.layers().is_empty());
+    assert_eq!(node.staged(), 0);
+}
+
+#[test]
+fn writable_layers_take_the_roots_mode_and_go_with_all_in_them_as_root() {
+    let node = Node::new();
+    let layers = node
+        .pull(&[
+            vec![
+                Item {
+                    owner: (3, 4),
+                    ..Item::directory(".", 0o1770)
+                },
+                Item::file("etc/a", "1"),
+            ],
+            vec![Item::file("etc/b", "2")],
+        ])
+        .expect("legal");
+    let (id, held) = (ContainerId::generate(), layers);
+    let layers = ids(&held);
+    drop(held);
+    let writable = node.snapshots.rootfs(&layers, &id).expect("present");
+    assert_eq!(
+        node.snapshots.rootfs(&layers, &id).expect("found again"),
+        writable
+    );
+    assert!(matches!(
+        node.snapshots.rootfs(&layers[..1], &id),
+        Err(Error::WritableExists(_))
+    ));
+    let upper = fs::metadata(&writable.upper).expect("made");
+    assert_eq!((upper.mode() & 0o7777, upper.uid(), upper.gid()), (0o1770, 3, 4));
+    assert_eq!(writable.lowers.len(), layers.len());
+    assert!(writable.lowers.iter().all(|lower| lower.is_dir()));
+
+    let target = tempfile::tempdir().expect("writable");
+    let lowers: Vec<String> = writable
+        .lowers
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lowers.join(":"),
+        writable.upper.display(),
+        writable.work.display()
+    );
+    let options = std::ffi::CString::new(options).expect("no zero");
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount(
+        "overlay",
+        target.path(),
+        "overlay",
+        flags,
+        Some(options.as_c_str()),
+    )
+    .expect("mounts");
+    fs::write(target.path().join("etc/new"), vec![1; 50_000]).expect("writable");
+    fs::remove_file(target.path().join("etc/a")).expect("writable");
+    rustix::mount::unmount(target.path(), rustix::mount::UnmountFlags::empty()).expect("ours");
+
+    let usage = node.snapshots.writable_usage(&id).expect("countable");
+    assert!(
+        usage.bytes >= 50_000 && usage.inodes == 4,
+        "{usage:?}: upper, etc, new, whiteout of a"
+    );
+    assert_eq!(node.snapshots.writables(), [id.clone()]);
+    let node = node.reopen();
+    assert_eq!(node.snapshots.writables(), [id.clone()]);
+    node.snapshots.remove_writable(&id).expect("removable");
+    node.snapshots
+        .remove_writable(&id)
+        .expect("what is gone is no error");
+    assert!(matches!(
+        node.snapshots.writable_usage(&id),
+        Err(Error::WritableMissing(_))
+    ));
+    assert!(!writable.upper.exists() && node.staged() == 0 && node.snapshots.writables().is_empty());
+}
+
+#[test]
+fn images_without_layers_and_missing_layers_are_told_apart_as_root() {
+    let node = Node::new();
+    let writable = node
+        .snapshots
+        .rootfs(&[], &ContainerId::generate())
+        .expect("an empty root");
+    assert_eq!(writable.lowers.len(), 1);
+    assert_eq!(
+        tree_of(&node.snapshots.view(&[]).expect("an empty root")).len(),
+        1
+    );
+    let missing = [LayerId::diff(digest(b"x"))];
+    assert!(matches!(
+        node.snapshots.view(&missing),
+        Err(Error::LayerMissing(_))
+    ));
+    let error = node
+        .snapshots
+        .rootfs(&missing, &ContainerId::generate())
+        .expect_err("missing");
+    assert_eq!(error.kind(), Kind::NotFound);
+}
+
+#[test]
+fn views_are_read_only_and_mounted_nowhere_as_root() {
+    let node = Node::new();
+    let layers = node
+        .pull(&[vec![Item::file("a", "1")], vec![Item::file("b", "2")]])
+        .expect("legal");
+    let before = fs::read_to_string("/proc/self/mountinfo").expect("procfs");
+    let view = node.snapshots.view(&ids(&layers)).expect("mountable");
+    let path = PathBuf::from(format!("/proc/self/fd/{}", view.as_raw_fd()));
+    assert_eq!(fs::read(path.join("a")).expect("readable"), b"1");
+    let error = fs::write(path.join("c"), "x").expect_err("read-only");
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    // Other tests mount, but nothing of ours.
+    let root = node.root.path().to_str().expect("plain");
+    assert!(
+        !before.contains(root)
+            && !fs::read_to_string("/proc/self/mountinfo")
+                .expect("procfs")
+                .contains(root)
+    );
+}
+
+#[test]
+fn views_by_the_old_mount_call_are_the_same_as_root() {
+    let node = Node::new();
+    let layers: Vec<Vec<Item>> = (0..150)
+        .map(|at| vec![Item::file(format!("f{at}"), "x")])
+        .collect();
+    let layers = node.pull(&layers).expect("legal");
+    let lowers: Vec<PathBuf> = layers
+        .iter()
+        .rev()
+        .map(|layer| node.snapshots.store.layer_path(layer.id()))
+        .collect();
+    let old = super::view::mount_and_detach(&node.snapshots.store, &lowers).expect("mountable");
+    let tree = tree_of(&old);
+    assert_eq!(tree.len(), 151);
+    assert_eq!(tree, node.view(&layers));
+    assert_eq!(node.staged(), 0);
+}
+
+#[test]
+fn whiteouts_with_nothing_below_are_not_seen_as_root() {
+    let node = Node::new();
+    let layers = node
+        .pull(&[vec![Item::file("a/.wh.x", ""), Item::file("a/y", "")]])
+        .expect("legal");
+    let names: Vec<PathBuf> = node.view(&layers).into_keys().collect();
+    assert_eq!(names, ["", "a", "a/y"].map(PathBuf::from));
+    let layers = node
+        .pull(&[
+            vec![Item::file("b", "")],
+            vec![Item::file("a/.wh.x", ""), Item::file("a/y", "")],
+        ])
+        .expect("legal");
+    let names: Vec<PathBuf> = node.view(&layers).into_keys().collect();
+    assert_eq!(names, ["", "a", "a/y", "b"].map(PathBuf::from));
+}
+
+#[test]
+fn an_opaque_root_hides_all_below_as_root() {
+    let node = Node::new();
+    let layers = node
+        .pull(&[
+            vec![Item::file("old", "")],
+            vec![Item::file(".wh..wh..opq", ""), Item::file("new", "")],
+        ])
+        .expect("legal");
+    let names: Vec<PathBuf> = node.view(&layers).into_keys().collect();
+    assert_eq!(names, ["", "new"].map(PathBuf::from));
+}
+
+#[test]
+fn two_pulls_of_one_layer_share_it_as_root() {
+    let node = Node::new();
+    let bytes = archive(&[Item::file("a", vec![7; 100_000])]);
+    let results: Vec<Vec<Layer>> = std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    node.pull_in_order(std::slice::from_ref(&bytes), &[0])
+                        .expect("legal")
+                })
+            })
+            .collect();
+        pulls
+            .into_iter()
+            .map(|pull| pull.join().expect("no panic"))
+            .collect()
+    });
+    assert!(results.iter().all(|layers| ids(layers) == ids(&results[0])));
+    assert_eq!((node.snapshots.layers().len(), node.staged()), (1, 0));
+}
+
+#[test]
+fn a_layer_that_an_image_has_twice_is_mounted_once_as_root() {
+    let node = Node::new();
+    let (empty, file) = (Vec::new(), |text| vec![Item::file("a", text)]);
+    let layers = node
+        .pull(&[
+            empty.clone(),
+            file("1"),
+            empty.clone(),
+            file("2"),
+            file("1"),
+            empty,
+        ])
+        .expect("legal");
+    assert_eq!(node.view(&layers)[Path::new("a")].content, b"1");
+    let writable = node
+        .snapshots
+        .rootfs(&ids(&layers), &ContainerId::generate())
+        .expect("present");
+    assert_eq!(writable.lowers.len(), 3);
+}
+
+#[test]
+fn too_many_layers_are_refused() {
+    let node = Node::new();
+    let bytes = archive(&[]);
+    let layer = node
+        .pull_in_order(std::slice::from_ref(&bytes), &[0])
+        .expect("legal")
+        .remove(0);
+    let many: Vec<Unpacked> = (0..65_536).map(|_| layer.clone().into()).collect();
+    assert!(matches!(
+        node.snapshots.finish_image(many),
+        Err(Error::TooManyLayers { .. })
+    ));
+}
+
+#[test]
+fn devices_and_fifos_are_made_as_root() {
+    let node = Node::new();
+    let items = vec![
+        Item {
+            device: (1, 3),
+            mode: 0o6666,
+            owner: (1, 2),
+            ..Item::new(b'3', "null")
+        },
+        Item {
+            device: (7, 300),
+            ..Item::new(b'4', "loop")
+        },
+        Item {
+            mode: 0o622,
+            ..Item::new(b'6', "fifo")
+        },
+    ];
+    let layers = node.pull(&[items]).expect("legal");
+    let path = node.snapshots.store.layer_path(layers[0].id());
+    let null = fs::metadata(path.join("null")).expect("made");
+    assert!(null.file_type().is_char_device() && null.rdev() == rustix::fs::makedev(1, 3));
+    assert_eq!((null.mode() & 0o7777, null.uid(), null.gid()), (0o6666, 1, 2));
+    assert!(
+        fs::metadata(path.join("loop"))
+            .expect("made")
+            .file_type()
+            .is_block_device()
+    );
+    assert_eq!(
+        fs::metadata(path.join("fifo")).expect("made").mode() & 0o7777,
+        0o622
+    );
+}
