@@ -348,3 +348,6 @@ pub(crate) fn io_failed(operation: &'static str, path: &Path, error: &io::Error)
 fn store_failed(error: StoreError) -> EngineError {
     EngineError::from_cause("remember")(error)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -12,6 +12,7 @@ use coracle_store::Ledger;
 use coracle_task::Shim;
 use coracle_types::ContainerId;
 use coracle_types::container::Exit;
+use coracle_types::time::UnixNanos;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, watch};
@@ -100,6 +101,19 @@ impl Container {
 
     fn record_mut(&mut self) -> &mut ContainerRecord {
         Arc::make_mut(&mut self.record)
+    }
+
+    /// Where it is once its removal has failed.
+    fn phase_without_removal(&self) -> ContainerPhase {
+        if *self.ended.borrow() {
+            ContainerPhase::Exited
+        } else if self.patience.is_some() {
+            ContainerPhase::Stopping
+        } else if self.record.started_at == UnixNanos::default() {
+            ContainerPhase::Created
+        } else {
+            ContainerPhase::Running
+        }
     }
 }
 
@@ -310,3 +324,6 @@ fn stop_deadline(timeout: Duration) -> Instant {
 pub(super) fn lock(ledger: &Mutex<Ledger<Object>>) -> std::sync::MutexGuard<'_, Ledger<Object>> {
     ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

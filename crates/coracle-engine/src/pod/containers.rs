@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_task::{Shim, TaskCreate};
+use coracle_types::time::UnixNanos;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -89,10 +90,18 @@ impl PodContext {
             .entries()
             .iter()
             .any(|object| matches!(object, Object::Task { container, .. } if *container == record.id));
-        if let (Some(shim), true) = (shim, owned) {
+        if owned {
+            // Without a shim nobody knows what of it still runs: another one takes over first.
+            let known = shim.is_some();
+            let shim = match shim {
+                Some(shim) => shim,
+                None => self.reconnect().await?,
+            };
             super::stop::kill_and_delete(&shim, &record.id).await?;
-            // The actor notes the exit from a call of its own: the record stays until it has.
-            let _ = timeout(NOTED, ended.wait_for(|ended| *ended)).await;
+            if known && record.started_at != UnixNanos::default() {
+                // The actor notes the exit from a call of its own: the record stays until it has.
+                let _ = timeout(NOTED, ended.wait_for(|ended| *ended)).await;
+            }
         }
         self.forget_container(&record.id).await
     }

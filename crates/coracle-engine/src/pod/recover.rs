@@ -53,7 +53,8 @@ impl PodContext {
         Ok(adopted)
     }
 
-    async fn reconnect(&self) -> Result<Shim, EngineError> {
+    /// The pod's shim, or another one in its place.
+    pub(super) async fn reconnect(&self) -> Result<Shim, EngineError> {
         let dir = self.dir();
         let mut pause = FIRST_PAUSE;
         let mut tries = 1;

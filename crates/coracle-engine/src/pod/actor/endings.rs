@@ -6,7 +6,7 @@ use coracle_types::ContainerId;
 use coracle_types::container::Exit;
 use coracle_types::time::UnixNanos;
 
-use super::{Actor, Finished, Link, Operation, exit_reason, lock};
+use super::{Actor, Container, Finished, Link, Operation, exit_reason, lock};
 use crate::error::EngineError;
 use crate::objects::Object;
 use crate::pod::Answer;
@@ -145,17 +145,15 @@ impl Actor {
                 self.parts.index.remove_container(id);
             }
             Err(_) => {
-                let ended = self.containers.get(id).is_some_and(|c| *c.ended.borrow());
-                let back = if ended {
-                    ContainerPhase::Exited
-                } else {
-                    ContainerPhase::Running
-                };
-                self.change(id, |record| record.phase = back);
+                if let Some(back) = self.containers.get(id).map(Container::phase_without_removal) {
+                    self.change(id, |record| record.phase = back);
+                }
             }
         }
-        // A stop that this removal overtook is through, too.
-        self.answer(&Operation::StopContainer(id.clone()), &Ok(Answer::Done));
+        if outcome.is_ok() {
+            // A stop that this removal overtook is through, too.
+            self.answer(&Operation::StopContainer(id.clone()), &Ok(Answer::Done));
+        }
         self.answer(
             &Operation::RemoveContainer(id.clone()),
             &outcome.map(|()| Answer::Done),

@@ -327,18 +327,18 @@ impl Actor {
     }
 
     fn begin_stop_container(&mut self, id: ContainerId, timeout: Duration, reply: Reply) {
-        let (shim, record) = match (
-            self.shim(),
-            self.set_container_phase(&id, ContainerPhase::Stopping),
-        ) {
-            (Ok(shim), Some(record)) => (shim, record),
-            (Err(error), _) => return send(reply, Err(error)),
-            (_, None) => return send(reply, Ok(Answer::Done)),
+        // First of all: a phase whose operation never began would be joined for ever.
+        let shim = match self.shim() {
+            Ok(shim) => shim,
+            Err(error) => return send(reply, Err(error)),
         };
         let patience = watch::Sender::new(stop_deadline(timeout));
         let until = patience.subscribe();
-        let Some(container) = self.containers.get_mut(&id) else {
-            return;
+        let (Some(record), Some(container)) = (
+            self.set_container_phase(&id, ContainerPhase::Stopping),
+            self.containers.get_mut(&id),
+        ) else {
+            return send(reply, Ok(Answer::Done));
         };
         container.patience = Some(patience);
         let ended = container.ended.subscribe();
@@ -355,11 +355,10 @@ impl Actor {
         let Some(container) = self.containers.get(&id) else {
             return send(reply, Ok(Answer::Done));
         };
-        let ran = container.record.phase != ContainerPhase::Created;
         let ended = container.ended.subscribe();
-        let shim = if ran { self.living_shim() } else { None };
+        let shim = self.living_shim();
         let Some(record) = self.set_container_phase(&id, ContainerPhase::Removing) else {
-            return;
+            return send(reply, Ok(Answer::Done));
         };
         self.waiting
             .entry(Operation::RemoveContainer(id.clone()))
