@@ -126,10 +126,11 @@ impl Pod {
             stderr: err,
         });
         let begin = tokio::time::Instant::now();
-        let running =
-            self.state()
-                .container(&wanted.id)?
-                .run_beside(&wanted.process, io, ExecTree::Own(exec.clone()))?;
+        let running = self.state().container(&wanted.id)?.run_beside(
+            &wanted.process,
+            io,
+            ExecTree::Own(exec.clone()),
+        )?;
         let awaited = running
             .pidfd()
             .try_clone_to_owned()

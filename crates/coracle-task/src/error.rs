@@ -41,6 +41,14 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+    /// The shim takes connections and does not answer.
+    #[error(
+        "the shim of pod {pod} does not answer: it may be stopped or hang in the kernel (see /proc/PID/stack)"
+    )]
+    Silent {
+        /// Whose shim.
+        pod: PodSandboxId,
+    },
     /// The blocking part of a launch was cut off.
     #[error("launching the shim of pod {pod} was interrupted")]
     Interrupted {
@@ -64,6 +72,7 @@ impl Kinded for Error {
             Self::Keeper { source, .. } => source.kind(),
             Self::Connect { .. } => Kind::Unavailable,
             Self::Call { kind, .. } => *kind,
+            Self::Silent { .. } => Kind::DeadlineExceeded,
             Self::Encode { .. } | Self::Interrupted { .. } => Kind::Internal,
         }
     }

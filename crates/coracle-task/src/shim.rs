@@ -9,7 +9,7 @@ use containerd_shim_protos::api::{
     CreateTaskRequest, DeleteRequest, KillRequest, Mount, StartRequest, UpdateTaskRequest,
 };
 use containerd_shim_protos::sandbox_api::{
-    CreateSandboxRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
+    CreateSandboxRequest, PingRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
 };
 use containerd_shim_protos::sandbox_async::SandboxClient;
 use containerd_shim_protos::shim_async::TaskClient;
@@ -97,6 +97,18 @@ impl Shim {
 
     pub(crate) fn downgrade(&self) -> WeakShim {
         WeakShim(Arc::downgrade(&self.0))
+    }
+
+    /// Whether it answers.
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        let mut request = PingRequest::new();
+        request.sandbox_id = self.0.pod.to_string();
+        self.0
+            .sandbox
+            .ping_sandbox(unbounded(), &request)
+            .await
+            .map_err(Error::of("PingSandbox"))?;
+        Ok(())
     }
 
     /// Has the shim deposit with the keeper at `socket` what the last keeper held.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use coracle_keeper::client::Keeper;
 use coracle_keeper::{KeeperConfig, Program};
@@ -10,6 +11,11 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::shim::{Shim, WeakShim};
+
+/// How long a shim may be silent, and one that was killed may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at a shim that is dying.
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// Where shims and their keeper live.
 #[derive(Debug, Clone)]
@@ -90,30 +96,46 @@ impl Shims {
     /// state file and what the keeper holds, if there is any of that. A keeper that died is replaced first.
     ///
     /// # Errors
-    /// When no keeper can be had, or the shim does not come up.
+    /// When no keeper can be had, the shim does not come up, or one is there and does not answer.
     pub async fn launch(self: &Arc<Self>, pod: &PodSandboxId, state_dir: &Path) -> Result<Shim, Error> {
         let socket = state_dir.join("shim.sock");
-        match Shim::connect(pod, &socket).await {
-            Ok(shim) => {
-                self.remember(&shim);
-                let (shims, directory) = (Arc::clone(self), state_dir.to_owned());
-                let theirs = tokio::task::spawn_blocking(move || shims.other_keeper(&directory)).await;
-                if let Ok(None) = theirs {
-                    self.hand_over(&shim).await;
+        let begin = Instant::now();
+        loop {
+            let silent = match self.greet(pod, state_dir).await {
+                Err(error) if error.kind() == Kind::Unavailable => error,
+                answered => return answered,
+            };
+            let (shims, id, directory) = (Arc::clone(self), pod.clone(), state_dir.to_owned());
+            let spawned = tokio::task::spawn_blocking(move || shims.spawn(&id, &directory)).await;
+            match spawned.map_err(|_| Error::Interrupted { pod: pod.clone() })?? {
+                Spawned::Yes => {}
+                Spawned::ByAnotherKeeper => self.tell_the_living(),
+                // It is dying, or it is stuck.
+                Spawned::OneIsThere if begin.elapsed() < PATIENCE => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
                 }
-                return Ok(shim);
+                Spawned::OneIsThere => return Err(silent),
             }
-            Err(error) if error.kind() == Kind::Unavailable => {}
-            Err(error) => return Err(error),
+            let shim = Shim::connect(pod, &socket).await?;
+            self.remember(&shim);
+            return Ok(shim);
         }
-        let (shims, id, directory) = (Arc::clone(self), pod.clone(), state_dir.to_owned());
-        let spawned = tokio::task::spawn_blocking(move || shims.spawn(&id, &directory)).await;
-        let replaced = spawned.map_err(|_| Error::Interrupted { pod: pod.clone() })??;
-        if let Replaced::Yes = replaced {
-            self.tell_the_living();
-        }
-        let shim = Shim::connect(pod, &socket).await?;
+    }
+
+    /// Connects to a shim that answers. That it takes a connection is no proof: of a process that was killed
+    /// the kernel closes the listening socket last.
+    async fn greet(self: &Arc<Self>, pod: &PodSandboxId, state_dir: &Path) -> Result<Shim, Error> {
+        let shim = Shim::connect(pod, &state_dir.join("shim.sock")).await?;
+        tokio::time::timeout(PATIENCE, shim.ping())
+            .await
+            .unwrap_or_else(|_| Err(Error::Silent { pod: pod.clone() }))?;
         self.remember(&shim);
+        let (shims, directory) = (Arc::clone(self), state_dir.to_owned());
+        let theirs = tokio::task::spawn_blocking(move || shims.other_keeper(&directory)).await;
+        if let Ok(None) = theirs {
+            self.hand_over(&shim).await;
+        }
         Ok(shim)
     }
 
@@ -151,23 +173,20 @@ impl Shims {
         Keeper::connect(&socket).ok()
     }
 
-    fn spawn(&self, pod: &PodSandboxId, state_dir: &Path) -> Result<Replaced, Error> {
+    fn spawn(&self, pod: &PodSandboxId, state_dir: &Path) -> Result<Spawned, Error> {
         let failed = |source| keeper_failed(&self.config, source);
         // The orphans of a dead shim are its own keeper's children: there, their exits are known.
         if let Some(keeper) = self.other_keeper(state_dir) {
-            return unless_it_lives(keeper.spawn_shim(pod, state_dir))
-                .map(|()| Replaced::No)
-                .map_err(failed);
+            return spawned(keeper.spawn_shim(pod, state_dir), Spawned::Yes).map_err(failed);
         }
         match self.keeper().spawn_shim(pod, state_dir) {
             Err(error) if error.kind() == Kind::Unavailable => {
                 tracing::warn!(%error, "another keeper is started");
                 let keeper = Arc::new(Keeper::ensure(&self.config).map_err(failed)?);
                 *lock(&self.keeper) = Arc::clone(&keeper);
-                keeper.spawn_shim(pod, state_dir).map_err(failed)?;
-                Ok(Replaced::Yes)
+                spawned(keeper.spawn_shim(pod, state_dir), Spawned::ByAnotherKeeper).map_err(failed)
             }
-            other => unless_it_lives(other).map(|()| Replaced::No).map_err(failed),
+            other => spawned(other, Spawned::Yes).map_err(failed),
         }
     }
 
@@ -195,18 +214,24 @@ impl Shims {
     }
 }
 
-/// A pod's shim that lives already is as good as a new one.
-fn unless_it_lives(spawned: Result<i32, coracle_keeper::Error>) -> Result<(), coracle_keeper::Error> {
-    match spawned {
-        Err(error) if error.kind() == Kind::AlreadyExists => Ok(()),
-        other => other.map(|_| ()),
-    }
+/// What came of asking for a shim.
+enum Spawned {
+    Yes,
+    /// After the one before had died.
+    ByAnotherKeeper,
+    /// The pod has a shim.
+    OneIsThere,
 }
 
-/// Whether a new keeper was started.
-enum Replaced {
-    Yes,
-    No,
+fn spawned(
+    answer: Result<i32, coracle_keeper::Error>,
+    done: Spawned,
+) -> Result<Spawned, coracle_keeper::Error> {
+    match answer {
+        Ok(_) => Ok(done),
+        Err(error) if error.kind() == Kind::AlreadyExists => Ok(Spawned::OneIsThere),
+        Err(error) => Err(error),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -38,9 +38,9 @@ impl Out {
         self.length = 0;
     }
 
-    /// Whether a line of `text` bytes still fits.
+    /// Whether a line of `text` bytes still fits, with its newline.
     fn fits(&self, text: usize) -> bool {
-        self.length + HEAD_MAX + text + 1 <= OUT
+        self.length + HEAD_MAX + text < OUT
     }
 
     fn push(&mut self, bytes: &[u8]) {

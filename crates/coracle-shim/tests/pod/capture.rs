@@ -70,7 +70,7 @@ async fn root_a_child_that_holds_the_pipe_lives_on_and_does_not_hold_up_the_answ
     let script = format!("sleep {marker} & echo done");
     let output = rig.shim.exec_sync(&id, exec(&["sh", "-c", &script])).await;
     assert_eq!(output.expect("an exec").stdout, b"done\n");
-    let child = process_with(&format!("sleep {marker}")).expect("what a hook started runs on");
+    let child = eventually("what a hook started", || process_with(&format!("sleep {marker}"))).await;
     rig.shim.exec_sync(&id, exec(&["true"])).await.expect("an exec");
     assert_eq!(exec_cgroups(&rig), 1, "one is in use");
     kill(child);

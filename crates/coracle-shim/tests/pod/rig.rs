@@ -51,7 +51,7 @@ impl Rig {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let directory = tempfile::tempdir().expect("a directory");
         let number = COUNT.fetch_add(1, Ordering::SeqCst);
-        let cgroup = format!("/coracle-test-shim-{}-{number}", std::process::id());
+        let cgroup = format!("/coracle-test-shim-{}-{number:03}", std::process::id());
         layer(&directory.path().join("layer"));
         for name in ["logs", "pods", "ns"] {
             fs::create_dir(directory.path().join(name)).expect("a directory");
