@@ -18,7 +18,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::sandbox::{PodContext, Started, TornDown};
+use super::sandbox::{NotStarted, PodContext, Started, TornDown};
 use super::{Answer, Message, Reply, Request, View};
 use crate::error::EngineError;
 use crate::objects::Object;
@@ -65,9 +65,9 @@ enum Operation {
 
 /// An operation that has ended.
 pub(super) enum Finished {
-    Run(Result<Started, EngineError>),
+    Run(Result<Started, NotStarted>),
     Stop(TornDown),
-    Remove(Result<(), EngineError>),
+    Remove(TornDown),
     Create(ContainerId, Result<Box<ContainerRecord>, EngineError>),
     Start(ContainerId, Result<u32, EngineError>),
     StopContainer(ContainerId, Result<(), EngineError>),
@@ -186,6 +186,7 @@ impl Actor {
         let Self {
             mut inbox,
             parked,
+            waiting,
             parts,
             view,
             ..
@@ -197,6 +198,10 @@ impl Actor {
         }
         for message in parked {
             answer_of_the_gone(message, &view);
+        }
+        // Whoever waited for the stop of a container that went with its pod: it is stopped.
+        for reply in waiting.into_values().flatten() {
+            send(reply, Ok(Answer::Done));
         }
     }
 

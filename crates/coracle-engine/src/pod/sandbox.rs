@@ -40,6 +40,14 @@ pub(super) struct Started {
     pub(super) netns: Option<PathBuf>,
 }
 
+/// A sandbox that did not come up.
+pub(super) struct NotStarted {
+    /// Why not.
+    pub(super) error: EngineError,
+    /// Failure when something of it stayed; the ledger says what.
+    pub(super) undone: Result<(), EngineError>,
+}
+
 /// What a stop achieved.
 pub(super) struct TornDown {
     /// How containers ended that still ran.
@@ -132,15 +140,13 @@ impl PodContext {
     }
 
     /// RunPodSandbox. On failure everything is undone before the error is given.
-    pub(super) async fn run(self) -> Result<Started, EngineError> {
+    pub(super) async fn run(self) -> Result<Started, NotStarted> {
         match self.start().await {
             Ok(started) => Ok(started),
-            Err(error) => {
-                if let Err(left) = self.remove(None, Vec::new()).await {
-                    tracing::error!(pod = %self.pod.id, error = %left, "a failed start could not be undone whole");
-                }
-                Err(error)
-            }
+            Err(error) => Err(NotStarted {
+                error,
+                undone: self.remove(None, Vec::new()).await.outcome,
+            }),
         }
     }
 
@@ -285,25 +291,67 @@ impl PodContext {
         Ok(())
     }
 
-    /// StopPodSandbox: what runs is killed, then all that the ledger names goes, last first.
+    /// StopPodSandbox: what runs is killed, then all that the ledger names goes, last first. A shim that
+    /// dies meanwhile is replaced once; a second death is an accident that the caller hears of.
     pub(super) async fn tear_down(&self, shim: Option<Shim>) -> TornDown {
+        use coracle_types::Kinded;
+
+        let first = self.tear_down_by(shim).await;
+        match &first.outcome {
+            Err(error) if error.kind() == Kind::Unavailable => {
+                tracing::warn!(pod = %self.pod.id, %error, "will be tried again");
+            }
+            _ => return first,
+        }
+        let mut second = self.tear_down_by(None).await;
+        second.exits.extend(first.exits);
+        second
+    }
+
+    /// Whether a shim may live or have left what another one must take over. It takes its files away as the
+    /// last thing it does; the keeper makes the socket before it forks.
+    fn shim_left_files(&self) -> bool {
+        let dir = self.dir();
+        ["shim.sock", "shim.json"]
+            .iter()
+            .any(|name| dir.join(name).exists())
+    }
+
+    async fn tear_down_by(&self, shim: Option<Shim>) -> TornDown {
         let entries = lock(&self.ledger).entries().to_vec();
-        let needs_shim = entries.iter().any(|object| matches!(object, Object::Shim));
+        let mut failures = Vec::new();
         let shim = match shim {
-            None if needs_shim => match self.parts.shims.reconnect(&self.pod.id, &self.dir()).await {
+            None if self.shim_left_files() => match self.reconnect().await {
                 Ok(shim) => Some(shim),
                 Err(error) => {
-                    let outcome = Err(EngineError::from_cause("reach the shim")(error));
+                    // Containers keep their network; without any, nothing waits for the shim.
+                    let has_tasks = entries.iter().any(|object| matches!(object, Object::Task { .. }));
+                    let network = if has_tasks {
+                        Ok(())
+                    } else {
+                        self.detach(&entries).await
+                    };
+                    failures.push(error);
+                    failures.extend(network.err());
                     return TornDown {
                         exits: Vec::new(),
                         shim_gone: false,
-                        outcome,
+                        outcome: gather("stop pod sandbox", &failures),
                     };
                 }
             },
+            None => {
+                // Nothing was made by a shim, or one left after it had taken everything away.
+                self.strike(&mut failures, |object| {
+                    matches!(
+                        object,
+                        Object::Shim | Object::Namespaces { .. } | Object::Task { .. }
+                    )
+                });
+                None
+            }
             shim => shim,
         };
-        let mut failures = Vec::new();
         let exits = match &shim {
             Some(shim) => self.end_tasks(shim, &entries, &mut failures).await,
             None => Vec::new(),
@@ -406,6 +454,13 @@ impl PodContext {
         shim.shutdown()
             .await
             .map_err(EngineError::from_cause("end the shim"))?;
+        if self.shim_left_files() {
+            let message = format!(
+                "the shim of pod sandbox {} died before it was through",
+                self.pod.id
+            );
+            return Err(EngineError::new(Kind::Unavailable, "end the shim", message));
+        }
         self.strike(&mut failures, |object| matches!(object, Object::Shim));
         gather("stop pod sandbox", &failures)
     }
@@ -417,12 +472,15 @@ impl PodContext {
     }
 
     /// RemovePodSandbox: after a stop, its containers with their writable layers, then all memory of it.
-    pub(super) async fn remove(
-        &self,
-        shim: Option<Shim>,
-        containers: Vec<Arc<ContainerRecord>>,
-    ) -> Result<(), EngineError> {
-        self.tear_down(shim).await.outcome?;
+    pub(super) async fn remove(&self, shim: Option<Shim>, containers: Vec<Arc<ContainerRecord>>) -> TornDown {
+        let mut torn_down = self.tear_down(shim).await;
+        if torn_down.outcome.is_ok() {
+            torn_down.outcome = self.forget(containers).await;
+        }
+        torn_down
+    }
+
+    async fn forget(&self, containers: Vec<Arc<ContainerRecord>>) -> Result<(), EngineError> {
         let mut failures = Vec::new();
         for container in containers {
             failures.extend(self.forget_container(&container.id).await.err());

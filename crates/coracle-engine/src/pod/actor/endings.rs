@@ -1,5 +1,6 @@
 //! What the actor does when an operation has ended: state, answers, what follows from it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use coracle_types::ContainerId;
@@ -10,7 +11,7 @@ use super::{Actor, Container, Finished, Link, Operation, exit_reason, lock};
 use crate::error::EngineError;
 use crate::objects::Object;
 use crate::pod::Answer;
-use crate::pod::sandbox::{Started, TornDown};
+use crate::pod::sandbox::{NotStarted, Started, TornDown};
 use crate::policy::{ContainerPhase, PodPhase};
 use crate::record::ContainerRecord;
 
@@ -18,21 +19,21 @@ impl Actor {
     pub(super) fn finish(&mut self, finished: Finished) {
         match finished {
             Finished::Run(Ok(started)) => self.started(started),
-            Finished::Run(Err(error)) => {
-                self.over = true;
-                self.answer(&Operation::Run, &Err(error));
+            Finished::Run(Err(failed)) => self.not_started(failed),
+            Finished::Stop(torn_down) => {
+                let answer = self.stopped(torn_down);
+                self.answer(&Operation::Stop, &answer);
             }
-            Finished::Stop(torn_down) => self.stopped(torn_down),
-            Finished::Remove(Ok(())) => {
+            Finished::Remove(torn_down) if torn_down.outcome.is_ok() => {
                 self.over = true;
                 for id in self.containers.keys() {
                     self.parts.index.remove_container(id);
                 }
                 self.answer(&Operation::Remove, &Ok(Answer::Done));
             }
-            Finished::Remove(Err(error)) => {
-                self.set_phase(PodPhase::Stopped);
-                self.answer(&Operation::Remove, &Err(error));
+            Finished::Remove(torn_down) => {
+                let answer = self.stopped(torn_down);
+                self.answer(&Operation::Remove, &answer);
             }
             Finished::Create(id, made) => self.created(&id, made),
             Finished::Start(id, outcome) => self.container_started(&id, outcome),
@@ -63,16 +64,71 @@ impl Actor {
         self.answer(&Operation::Run, &Ok(Answer::Done));
     }
 
-    fn stopped(&mut self, torn_down: TornDown) {
+    /// A pod that could not be undone whole stays, stopped: whoever removes it tries again.
+    fn not_started(&mut self, failed: NotStarted) {
+        if let Err(left) = failed.undone {
+            tracing::error!(pod = %self.view.pod.id, error = %left, "a failed start is undone when the pod is removed");
+            self.set_phase(PodPhase::Stopped);
+        } else {
+            self.over = true;
+        }
+        self.answer(&Operation::Run, &Err(failed.error));
+    }
+
+    fn stopped(&mut self, torn_down: TornDown) -> Result<Answer, EngineError> {
         for (id, exit) in torn_down.exits {
             self.exited(&id, exit);
         }
         if torn_down.shim_gone {
             self.link = Link::None;
         }
+        self.end_the_unknown();
         self.set_phase(PodPhase::Stopped);
-        let answer = torn_down.outcome.map(|()| Answer::Done);
-        self.answer(&Operation::Stop, &answer);
+        torn_down.outcome.map(|()| Answer::Done)
+    }
+
+    /// Containers that are thought to run and have nothing left that could: how they ended nobody can tell.
+    fn end_the_unknown(&mut self) {
+        let noted = self.noted_tasks();
+        let ids: Vec<_> = self
+            .containers
+            .values()
+            .map(|container| &container.record)
+            .filter(|record| {
+                matches!(record.phase, ContainerPhase::Running | ContainerPhase::Stopping)
+                    && !noted.contains(&record.id)
+            })
+            .map(|record| record.id.clone())
+            .collect();
+        for id in ids {
+            self.vanished(&id);
+        }
+    }
+
+    /// Its exit status is lost.
+    pub(super) fn vanished(&mut self, id: &ContainerId) {
+        self.change(id, |record| {
+            if record.phase != ContainerPhase::Removing {
+                record.phase = ContainerPhase::Exited;
+            }
+            record.finished_at = UnixNanos::now();
+            record.exit_code = 255;
+            "Unknown".clone_into(&mut record.reason);
+            "its shim was lost and the exit status with it".clone_into(&mut record.message);
+        });
+        if let Some(container) = self.containers.get(id) {
+            container.ended.send_replace(true);
+        }
+    }
+
+    /// Containers of which processes or a cgroup may be there.
+    pub(super) fn noted_tasks(&self) -> HashSet<ContainerId> {
+        let ledger = lock(&self.ledger);
+        let tasks = ledger.entries().iter().filter_map(|object| match object {
+            Object::Task { container, .. } => Some(container.clone()),
+            _ => None,
+        });
+        tasks.collect()
     }
 
     fn created(&mut self, id: &ContainerId, made: Result<Box<ContainerRecord>, EngineError>) {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use coracle_task::Shim;
 use coracle_types::ContainerId;
-use coracle_types::time::UnixNanos;
 
 use super::{Actor, Finished, Link};
 use crate::error::EngineError;
@@ -34,7 +33,12 @@ impl Actor {
             self.view.pod.phase,
             PodPhase::Stopping | PodPhase::Stopped | PodPhase::Removing
         );
-        if matches!(self.link, Link::None | Link::Adopting) || ending {
+        if matches!(self.link, Link::None | Link::Adopting) {
+            return;
+        }
+        if ending {
+            // Meant, or not: a further stop or removal looks whether another one is needed.
+            self.link = Link::None;
             return;
         }
         tracing::warn!(pod = %self.view.pod.id, "the shim is gone: another one takes over");
@@ -74,16 +78,7 @@ impl Actor {
             self.delete_task(id);
         }
         for id in adopted.vanished {
-            self.change(&id, |record| {
-                record.phase = ContainerPhase::Exited;
-                record.finished_at = UnixNanos::now();
-                record.exit_code = 255;
-                "Unknown".clone_into(&mut record.reason);
-                "its shim was lost and the exit status with it".clone_into(&mut record.message);
-            });
-            if let Some(container) = self.containers.get(&id) {
-                container.ended.send_replace(true);
-            }
+            self.vanished(&id);
         }
         if matches!(self.view.pod.phase, PodPhase::Stopping) {
             self.set_phase(PodPhase::Ready);
