@@ -210,16 +210,22 @@ impl Drop for Rig {
         {
             kill(pid);
         }
-        for path in cgroups(&self.cgroup).iter().rev() {
-            for pid in fs::read_to_string(path.join("cgroup.procs"))
-                .unwrap_or_default()
-                .lines()
-            {
-                if let Ok(pid) = pid.parse() {
-                    kill(pid);
-                }
+        // A killed process leaves its cgroup a moment later.
+        let begin = Instant::now();
+        loop {
+            let left = cgroups(&self.cgroup);
+            if left.is_empty() || begin.elapsed() > PATIENCE {
+                break;
             }
-            let _ = fs::remove_dir(path);
+            for path in left.iter().rev() {
+                let processes = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+                processes
+                    .lines()
+                    .filter_map(|line| line.parse().ok())
+                    .for_each(kill);
+                let _ = fs::remove_dir(path);
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
