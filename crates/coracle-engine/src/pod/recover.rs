@@ -1,6 +1,5 @@
 //! Taking over a pod whose shim or daemon died.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_task::{Shim, TaskState};
@@ -9,48 +8,66 @@ use coracle_types::{ContainerId, Kind, Kinded};
 
 use super::sandbox::PodContext;
 use crate::error::EngineError;
-use crate::policy::ContainerPhase;
-use crate::record::ContainerRecord;
 
 /// How often another shim is tried, with twice the pause each time: 1.5 s in all.
 const TRIES: u32 = 4;
+/// How many that took over may die before they have told all.
+const DEATHS: u32 = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the shim that took over says of the containers that were thought to run.
+/// What the shim that took over says of the containers that may have processes.
 pub(super) struct Adopted {
     pub(super) shim: Shim,
-    pub(super) running: Vec<ContainerId>,
-    pub(super) ended: Vec<(ContainerId, Exit)>,
-    /// The shim knows nothing of these.
-    pub(super) vanished: Vec<ContainerId>,
+    pub(super) tasks: Vec<(ContainerId, Task)>,
+}
+
+/// What a shim that took over knows of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    Running,
+    Exited(Exit),
+    /// It was made and not started, and has been taken away again: another start makes it anew.
+    Undone,
+    Unknown,
 }
 
 impl PodContext {
-    /// Connects to the living shim, or has another one adopt the pod, and asks after its containers.
-    pub(super) async fn adopt(&self, known: Vec<Arc<ContainerRecord>>) -> Result<Adopted, EngineError> {
-        let shim = self.reconnect().await?;
-        let mut adopted = Adopted {
-            shim,
-            running: Vec::new(),
-            ended: Vec::new(),
-            vanished: Vec::new(),
-        };
-        for record in known {
-            if !matches!(
-                record.phase,
-                ContainerPhase::Starting | ContainerPhase::Running | ContainerPhase::Stopping
-            ) {
-                continue;
-            }
-            match adopted.shim.state(&record.id).await {
-                Ok(TaskState::Running) => adopted.running.push(record.id.clone()),
-                Ok(TaskState::Exited(exit)) => adopted.ended.push((record.id.clone(), exit)),
-                Ok(TaskState::Created) => adopted.vanished.push(record.id.clone()),
-                Err(error) if error.kind() == Kind::NotFound => adopted.vanished.push(record.id.clone()),
-                Err(error) => return Err(EngineError::from_cause("ask after a container")(error)),
+    /// Connects to the living shim, or has another one adopt the pod, and asks after `known`. One that dies
+    /// meanwhile is followed by another.
+    pub(super) async fn adopt(&self, known: Vec<ContainerId>) -> Result<Adopted, EngineError> {
+        let mut deaths = 0;
+        loop {
+            match self.adopt_once(&known).await {
+                Err(error) if error.kind() == Kind::Unavailable && deaths < DEATHS => {
+                    tracing::warn!(pod = %self.pod.id, %error, "will be tried again");
+                    deaths += 1;
+                }
+                other => return other,
             }
         }
-        Ok(adopted)
+    }
+
+    async fn adopt_once(&self, known: &[ContainerId]) -> Result<Adopted, EngineError> {
+        let shim = self.reconnect().await?;
+        let mut tasks = Vec::new();
+        for id in known {
+            let task = match shim.state(id).await {
+                Ok(TaskState::Running) => Task::Running,
+                Ok(TaskState::Exited(exit)) => Task::Exited(exit),
+                Ok(TaskState::Created) => match super::stop::kill_and_delete(&shim, id).await {
+                    Ok(_) => Task::Undone,
+                    Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+                    Err(error) => {
+                        tracing::warn!(container = %id, %error, "half a start stays until the pod is stopped");
+                        continue;
+                    }
+                },
+                Err(error) if error.kind() == Kind::NotFound => Task::Unknown,
+                Err(error) => return Err(EngineError::from_cause("ask after a container")(error)),
+            };
+            tasks.push((id.clone(), task));
+        }
+        Ok(Adopted { shim, tasks })
     }
 
     /// The pod's shim, or another one in its place.

@@ -172,6 +172,10 @@ impl Actor {
                 if let Some(container) = self.containers.get(id) {
                     container.ended.send_replace(true);
                 }
+                if self.noted_tasks().contains(id) {
+                    // Undoing it failed: its shim died, and another one may be there by now.
+                    self.reap(id.clone());
+                }
                 Err(error)
             }
         };
@@ -244,6 +248,15 @@ impl Actor {
         self.operations.push(Box::pin(async move {
             let deleted = crate::pod::stop::delete(&shim, &id).await;
             Finished::Deleted(id, deleted)
+        }));
+    }
+
+    /// Ends what may still run of a container that has ended as far as anybody was told.
+    pub(super) fn reap(&mut self, id: ContainerId) {
+        let Some(shim) = self.living_shim() else { return };
+        self.operations.push(Box::pin(async move {
+            let ended = crate::pod::stop::kill_and_delete(&shim, &id).await.map(|_| ());
+            Finished::Deleted(id, ended)
         }));
     }
 

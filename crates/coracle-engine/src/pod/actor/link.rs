@@ -1,13 +1,12 @@
 //! The actor and its shim: watching it, and having another one take over.
 
-use std::sync::Arc;
-
 use coracle_task::Shim;
 use coracle_types::ContainerId;
+use coracle_types::time::UnixNanos;
 
 use super::{Actor, Finished, Link};
 use crate::error::EngineError;
-use crate::pod::recover::Adopted;
+use crate::pod::recover::{Adopted, Task};
 use crate::policy::{ContainerPhase, PodPhase};
 
 impl Actor {
@@ -48,7 +47,15 @@ impl Actor {
     pub(super) fn adopt(&mut self) {
         self.link = Link::Adopting;
         let context = self.context();
-        let known = self.containers.values().map(|c| Arc::clone(&c.record)).collect();
+        // The ledger knows of starts that no record tells of.
+        let mut known = self.noted_tasks();
+        let records = self.containers.values().map(|container| &container.record);
+        known.extend(
+            records
+                .filter(|record| matches!(record.phase, ContainerPhase::Running | ContainerPhase::Stopping))
+                .map(|record| record.id.clone()),
+        );
+        let known = known.into_iter().collect();
         self.operations.push(Box::pin(
             async move { Finished::Adopted(context.adopt(known).await) },
         ));
@@ -65,23 +72,61 @@ impl Actor {
             }
         };
         self.attach_shim(adopted.shim);
-        for id in adopted.running {
-            self.change(&id, |record| {
-                if record.phase != ContainerPhase::Stopping {
-                    record.phase = ContainerPhase::Running;
+        for (id, task) in adopted.tasks {
+            self.adopted_task(id, task);
+        }
+    }
+
+    /// Brings a container's record in step with what the new shim knows of it.
+    fn adopted_task(&mut self, id: ContainerId, task: Task) {
+        let Some(phase) = self.containers.get(&id).map(|container| container.record.phase) else {
+            // Its record is gone: what is left of it goes, too.
+            return self.reap(id);
+        };
+        match (task, phase) {
+            // A start that failed, as far as its client knows; one that has not failed yet decides itself.
+            (Task::Running, ContainerPhase::Exited) => self.reap(id),
+            (_, ContainerPhase::Starting) => {}
+            (Task::Running, ContainerPhase::Removing) => self.await_exit(id),
+            (Task::Running, _) => {
+                self.running(&id);
+                self.await_exit(id);
+            }
+            (Task::Exited(exit), _) => {
+                self.running_since(&id, exit.at);
+                self.exited(&id, exit);
+                self.delete_task(id);
+            }
+            (Task::Undone | Task::Unknown, _) => {
+                self.strike_task(&id);
+                if matches!(
+                    phase,
+                    ContainerPhase::Running | ContainerPhase::Stopping | ContainerPhase::Removing
+                ) {
+                    self.vanished(&id);
                 }
-            });
-            self.await_exit(id);
+            }
         }
-        for (id, exit) in adopted.ended {
-            self.exited(&id, exit);
-            self.delete_task(id);
-        }
-        for id in adopted.vanished {
-            self.vanished(&id);
-        }
-        if matches!(self.view.pod.phase, PodPhase::Stopping) {
-            self.set_phase(PodPhase::Ready);
-        }
+    }
+
+    fn running(&mut self, id: &ContainerId) {
+        let stopping = self.containers.get(id).is_some_and(|c| c.patience.is_some());
+        self.change(id, |record| {
+            record.phase = if stopping {
+                ContainerPhase::Stopping
+            } else {
+                ContainerPhase::Running
+            };
+        });
+        self.running_since(id, UnixNanos::now());
+    }
+
+    /// For a container whose daemon died before it heard that the container runs.
+    fn running_since(&mut self, id: &ContainerId, at: UnixNanos) {
+        self.change(id, |record| {
+            if record.started_at == UnixNanos::default() {
+                record.started_at = at;
+            }
+        });
     }
 }
