@@ -60,6 +60,30 @@ impl Needs {
 struct State {
     is_built: bool,
     needs: Needs,
+    /// Kept open: closing one makes the kernel finish deletions at once, for which it waits 10 ms.
+    socket: Option<Socket>,
+}
+
+impl State {
+    fn socket(&mut self) -> Result<&mut Socket, NetlinkError> {
+        if self.socket.is_none() {
+            self.socket = Some(Socket::netfilter()?);
+        }
+        Ok(self.socket.as_mut().expect("opened above"))
+    }
+
+    /// Sends one transaction. After a failure of the socket itself the next one gets another.
+    fn transact(&mut self, batch: &Batch) -> Result<(), NetlinkError> {
+        let socket = self.socket()?;
+        if batch.len() > 32 * 1024 {
+            socket.make_room(batch.len() * 4);
+        }
+        let sent = socket.send_all(batch);
+        if !matches!(sent, Ok(()) | Err(NetlinkError::Refused { .. })) {
+            self.socket = None;
+        }
+        sent
+    }
 }
 
 /// The table, and what it shall hold.
@@ -140,14 +164,15 @@ impl Firewall {
                 source,
             });
         }
-        drop(state);
         let udp: Vec<u16> = rules
             .iter()
             .filter(|rule| rule.protocol == Protocol::Udp)
             .map(|rule| rule.port)
             .collect();
         if !udp.is_empty()
-            && let Err(error) = conntrack::forget_udp(&udp)
+            && let Err(error) = state
+                .socket()
+                .and_then(|socket| conntrack::forget_udp(socket, &udp))
         {
             // Only flows that began before the mapping are affected, until they time out.
             tracing::debug!(%error, "stale UDP flows are not forgotten");
@@ -177,8 +202,8 @@ impl Firewall {
 
     /// Whether the kernel has every port map of the pod.
     pub(crate) fn check(&self, pod: &PodSandboxId, rules: &[PortRule]) -> Result<(), PluginError> {
-        let _state = self.state();
-        let mut socket = Socket::netfilter().map_err(|source| failed("check", &[], source))?;
+        let mut state = self.state();
+        let socket = state.socket().map_err(|source| failed("check", &[], source))?;
         for rule in rules {
             let request = self.ruleset.lookup(rule);
             match socket.exchange(&request, false, |_| Ok(())) {
@@ -201,7 +226,7 @@ impl Firewall {
     pub(crate) fn remove(&self) -> Result<(), NetlinkError> {
         let mut state = self.state();
         state.is_built = false;
-        match transact(&self.ruleset.removal()) {
+        match state.transact(&self.ruleset.removal()) {
             Err(error) if error.is(Errno::NOENT) => Ok(()),
             other => other,
         }
@@ -222,7 +247,7 @@ impl Firewall {
             let mut batch = ruleset::begin();
             change(&mut batch, &self.ruleset);
             ruleset::end(&mut batch);
-            match transact(&batch) {
+            match state.transact(&batch) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     tracing::warn!(%error, table = self.ruleset.table(), "rebuilding the nft table")
@@ -234,18 +259,11 @@ impl Firewall {
 
     fn build(&self, state: &mut State) -> Result<(), NetlinkError> {
         state.is_built = false;
-        transact(&self.ruleset.whole(&state.needs))?;
+        let whole = self.ruleset.whole(&state.needs);
+        state.transact(&whole)?;
         state.is_built = true;
         Ok(())
     }
-}
-
-fn transact(batch: &Batch) -> Result<(), NetlinkError> {
-    let mut socket = Socket::netfilter()?;
-    if batch.len() > 32 * 1024 {
-        socket.make_room(batch.len() * 4);
-    }
-    socket.send_all(batch)
 }
 
 fn refuse_collisions(needs: &Needs, pod: &PodSandboxId, rules: &[PortRule]) -> Result<(), PluginError> {

@@ -47,6 +47,15 @@ impl Doomed {
         self.came.notify_one();
     }
 
+    /// Deletes a link that waits now, so that its name is free.
+    pub(crate) fn hurry(&self, name: &str) -> Result<(), NetlinkError> {
+        if self.names().contains(name) {
+            delete(&[name.to_owned()])
+        } else {
+            Ok(())
+        }
+    }
+
     /// Returns when nothing waits.
     pub(crate) async fn settled(&self) {
         // The sender lives as long as `self`.

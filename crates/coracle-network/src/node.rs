@@ -177,6 +177,12 @@ impl Node {
             Some(begun) => self.undo(&begun)?,
             None => {}
         }
+        let link = names::host_link(&pod.id);
+        self.doomed.hurry(&link).map_err(|source| Error::Instance {
+            operation: "delete link",
+            subject: link,
+            source,
+        })?;
         if !netns::is_pinned(&pod.netns) {
             let source = std::io::ErrorKind::NotFound.into();
             return Err(Error::Netns {

@@ -22,8 +22,7 @@ const AF_INET6: u8 = 10;
 const HEADERS: usize = 20;
 
 /// Deletes every flow of UDP whose first packet went to one of these ports.
-pub(super) fn forget_udp(ports: &[u16]) -> Result<(), NetlinkError> {
-    let mut socket = Socket::netfilter()?;
+pub(super) fn forget_udp(socket: &mut Socket, ports: &[u16]) -> Result<(), NetlinkError> {
     let mut deletion = Batch::default();
     for family in [AF_INET, AF_INET6] {
         let mut request = Batch::default();

@@ -164,7 +164,7 @@ pub(crate) fn set_up(batch: &mut Batch, index: u32, promiscuous: bool) {
     batch.route(RouteNetlinkMessage::SetLink(message), 0);
 }
 
-/// A veth to be made, both ends up.
+/// A veth to be made, the host's end up.
 #[derive(Debug)]
 pub(crate) struct Veth<'a> {
     /// The host's end.
@@ -185,8 +185,8 @@ pub(crate) struct Veth<'a> {
 
 /// Asks for a veth; its place in the batch is returned.
 pub(crate) fn add_veth(batch: &mut Batch, veth: &Veth<'_>) -> usize {
+    // The peer cannot be made up: veth_open refuses (ENOTCONN) until both ends know each other.
     let mut peer = named(veth.pod_name);
-    up(&mut peer);
     peer.attributes.push(LinkAttribute::NetNsFd(veth.netns));
     peer.attributes
         .push(LinkAttribute::Address(veth.pod_mac.to_vec()));
@@ -236,16 +236,27 @@ pub(crate) fn describe_port(batch: &mut Batch, name: &str, alias: &str, mode: Po
 }
 
 /// Silences a bridge's port at once; deleting the link takes 18 ms.
+///
+/// A change of the link's carrier that is still on its way would open a port that is merely
+/// disabled, so nothing is sent to it either, and nothing taken from it where the kernel can lock
+/// ports (5.18).
 pub(crate) fn silence_port(batch: &mut Batch, name: &str) {
-    let mut message = named(name);
-    message.attributes.push(LinkAttribute::LinkInfo(vec![
-        LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![
-            InfoBridgePort::State(BridgePortState::Disabled),
-            InfoBridgePort::Flush,
-        ])),
-    ]));
-    batch.route(RouteNetlinkMessage::NewLink(message), 0);
+    let quiet = vec![
+        InfoBridgePort::Learning(false),
+        InfoBridgePort::UnicastFlood(false),
+        InfoBridgePort::MulticastFlood(false),
+        InfoBridgePort::BroadcastFlood(false),
+        InfoBridgePort::State(BridgePortState::Disabled),
+        InfoBridgePort::Flush,
+    ];
+    for data in [quiet, vec![InfoBridgePort::Locked(true)]] {
+        let mut message = named(name);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(data)),
+        ]));
+        batch.route(RouteNetlinkMessage::NewLink(message), 0);
+    }
 }
 
 /// Puts a link into a group, so that many are deleted at the price of one.

@@ -432,15 +432,13 @@ fn routes_of(written: &Written, lease: &host_local::Lease) -> Vec<Route> {
         .collect()
 }
 
-/// Gives the pod's link its addresses and routes.
+/// Sets the pod's link up and gives it its addresses and routes.
 fn configure_pod(netns: &OwnedFd, ips: &[IpConfig], routes: &[Route]) -> Result<(), PluginError> {
-    if ips.is_empty() && routes.is_empty() {
-        return Ok(());
-    }
     let failed = |source| refused("configure", POD_INTERFACE, source);
     let mut socket = netns::route_socket(netns.as_fd()).map_err(failed)?;
     let index = pod_link(&mut socket)?.index;
     let mut batch = Batch::default();
+    route::set_up(&mut batch, index, false);
     ips.iter().for_each(|ip| {
         route::add_address(&mut batch, index, ip.address);
     });
@@ -467,13 +465,15 @@ fn configure_pod(netns: &OwnedFd, ips: &[IpConfig], routes: &[Route]) -> Result<
         refusals.0.retain(|(_, error)| !error.is(Errno::EXIST));
     }
     refusals.first_except(|_, _| false).map_err(|(place, source)| {
-        let subject = match ips.get(place) {
-            Some(ip) => format!("address {} to {POD_INTERFACE}", ip.address),
-            None => routes
-                .get(place.wrapping_sub(ips.len()))
-                .map_or_else(String::new, |route| {
+        // The first message of the batch set the link up.
+        let subject = match place.checked_sub(1) {
+            None => format!("the flag UP to {POD_INTERFACE}"),
+            Some(place) => match ips.get(place) {
+                Some(ip) => format!("address {} to {POD_INTERFACE}", ip.address),
+                None => routes.get(place - ips.len()).map_or_else(String::new, |route| {
                     format!("route to {} by {POD_INTERFACE}", route.to)
                 }),
+            },
         };
         refused("add", &subject, source)
     })
