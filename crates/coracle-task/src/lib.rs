@@ -16,6 +16,7 @@ mod shims;
 pub use crate::error::Error;
 pub use crate::requests::{
     ExecOutput, ExecSync, KillScope, NamespaceRequest, SandboxCreated, SandboxRequest, TaskCreate, TaskState,
+    TaskStats,
 };
 pub use crate::shim::Shim;
 pub use crate::shims::{Shims, ShimsConfig};

@@ -116,3 +116,26 @@ pub struct ExecOutput {
     /// 0..255; 128 + N after signal N.
     pub code: i32,
 }
+
+/// What a container used, in the kernel's numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TaskStats {
+    /// CPU time in nanoseconds.
+    pub cpu_nanos: u64,
+    /// Bytes of memory charged.
+    pub memory_usage: u64,
+    /// Without inactive file pages, as the kubelet counts the working set.
+    pub memory_working_set: u64,
+    /// Anonymous memory in bytes.
+    pub memory_rss: u64,
+    /// Bytes until the limit; `None` without one.
+    pub memory_limit: Option<u64>,
+    /// Swap in bytes.
+    pub swap_usage: u64,
+    /// Minor and major page faults.
+    pub page_faults: u64,
+    /// Major page faults.
+    pub major_page_faults: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}

@@ -6,17 +6,19 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use containerd_shim_protos::api::{
-    CreateTaskRequest, DeleteRequest, KillRequest, Mount, StartRequest, UpdateTaskRequest,
+    CreateTaskRequest, DeleteRequest, KillRequest, Mount, StartRequest, StatsRequest, UpdateTaskRequest,
 };
+use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use containerd_shim_protos::sandbox_api::{
     CreateSandboxRequest, PingRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
 };
 use containerd_shim_protos::sandbox_async::SandboxClient;
 use containerd_shim_protos::shim_async::TaskClient;
 use coracle_proto::shim_ext::{
-    ChangeKeeperRequest, ContainerExit, ContainerStatusRequest, ExecCaptureRequest, IdMapping,
-    LINUX_RESOURCES, LOG_SCHEME, NamespacePin, ReopenLogRequest, SANDBOX_OPTIONS, STDIN_PIPE, SandboxOptions,
-    ShimClient, WaitContainerRequest, container_status_response, exec_capture_event, namespace_pin,
+    CGROUP2_METRICS, ChangeKeeperRequest, ContainerExit, ContainerStatusRequest, ExecCaptureRequest,
+    IdMapping, LINUX_RESOURCES, LOG_SCHEME, NamespacePin, ReopenLogRequest, SANDBOX_OPTIONS, STDIN_PIPE,
+    SandboxOptions, ShimClient, WaitContainerRequest, container_status_response, exec_capture_event,
+    namespace_pin,
 };
 use coracle_types::container::Exit;
 use coracle_types::security::IdMapping as Mapping;
@@ -36,6 +38,7 @@ use crate::connection::Watched;
 use crate::error::Error;
 use crate::requests::{
     ExecOutput, ExecSync, KillScope, NamespaceRequest, SandboxCreated, SandboxRequest, TaskCreate, TaskState,
+    TaskStats,
 };
 
 /// Connection to a pod's shim; clones share it.
@@ -342,6 +345,45 @@ impl Shim {
             .await
             .map_err(Error::of("Update"))?;
         Ok(())
+    }
+
+    /// What a container used.
+    ///
+    /// # Errors
+    /// `NotFound` when the shim does not know it, `Unimplemented` for metrics that are not cgroup v2's.
+    pub async fn stats(&self, id: &ContainerId) -> Result<TaskStats, Error> {
+        let mut request = StatsRequest::new();
+        request.id = id.to_string();
+        let response = self
+            .0
+            .task
+            .stats(unbounded(), &request)
+            .await
+            .map_err(Error::of("Stats"))?;
+        let failed = |kind, message: String| Error::Call {
+            call: "Stats",
+            kind,
+            message,
+        };
+        let stats = response.stats.unwrap_or_default();
+        if stats.type_url != CGROUP2_METRICS {
+            let message = format!("metrics of type {:?}, not {CGROUP2_METRICS}", stats.type_url);
+            return Err(failed(Kind::Unimplemented, message));
+        }
+        let metrics =
+            Metrics::parse_from_bytes(&stats.value).map_err(|e| failed(Kind::Internal, e.to_string()))?;
+        let memory = metrics.memory.unwrap_or_default();
+        Ok(TaskStats {
+            cpu_nanos: metrics.cpu.unwrap_or_default().usage_usec.saturating_mul(1000),
+            memory_usage: memory.usage,
+            memory_working_set: memory.usage.saturating_sub(memory.inactive_file),
+            memory_rss: memory.anon,
+            memory_limit: Some(memory.usage_limit).filter(|limit| *limit != u64::MAX),
+            swap_usage: memory.swap_usage,
+            page_faults: memory.pgfault,
+            major_page_faults: memory.pgmajfault,
+            pids: metrics.pids.unwrap_or_default().current,
+        })
     }
 
     /// Opens a container's log anew at its path.

@@ -39,8 +39,7 @@ async fn root_a_killed_shims_pod_is_adopted() {
         let (shim, id) = (rig.shim.clone(), ending.clone());
         async move { shim.wait(&id).await }
     });
-    kill(rig.shim_pid());
-    rig.shim.closed().await;
+    rig.kill_shim().await;
     assert_eq!(
         waiting
             .await
@@ -142,8 +141,7 @@ async fn root_a_pod_outlives_its_keeper_and_then_its_shim() {
     .await;
     neighbour.shutdown().await.expect("shut down");
 
-    kill(rig.shim_pid());
-    rig.shim.closed().await;
+    rig.kill_shim().await;
     rig.shim = rig
         .shims
         .reconnect(&rig.pod, &rig.state)
@@ -163,6 +161,109 @@ async fn root_a_pod_outlives_its_keeper_and_then_its_shim() {
     assert!([137, 255].contains(&exit.code), "{exit:?}");
     rig.shim.delete(&id).await.expect("deleted");
     rig.end().await;
+}
+
+#[tokio::test]
+async fn root_a_killed_shims_sandbox_is_adopted_and_taken_away() {
+    if !is_root() {
+        return;
+    }
+    let mut rig = Rig::new().await;
+    let mut request = crate::life::sandbox(&rig);
+    request.namespaces.pid = true;
+    let init = rig
+        .shim
+        .create_sandbox(request)
+        .await
+        .expect("a sandbox")
+        .init
+        .expect("an init");
+    rig.kill_shim().await;
+    rig.shim = rig
+        .shims
+        .reconnect(&rig.pod, &rig.state)
+        .await
+        .expect("another shim");
+    let again = rig
+        .shim
+        .create_sandbox(crate::life::sandbox(&rig))
+        .await
+        .expect_err("there is one");
+    assert_eq!(again.kind(), Kind::AlreadyExists);
+    // Killed once more: an adopted pod is adopted again.
+    rig.kill_shim().await;
+    rig.shim = rig
+        .shims
+        .reconnect(&rig.pod, &rig.state)
+        .await
+        .expect("another shim");
+    rig.shim.stop_sandbox().await.expect("stopped");
+    assert!(
+        !std::path::Path::new(&format!("/proc/{init}/exe")).exists(),
+        "its init is dead"
+    );
+    for pin in ["ns/ipc", "ns/uts", "ns/pid", "shm"] {
+        assert!(!rig.path(pin).exists(), "{pin} is left");
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn root_containers_and_execs_come_and_go_without_a_trace_in_shim_and_keeper() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new().await;
+    let (shim, keeper) = (rig.shim_pid(), rig.keeper().status().expect("status").pid);
+    let turn = async || {
+        let id = rig.shell("echo up; sleep 1000").await;
+        rig.shim
+            .exec_sync(&id, exec(&["echo", "x"]))
+            .await
+            .expect("an exec");
+        rig.shim
+            .kill(&id, Signal::KILL, KillScope::All)
+            .await
+            .expect("killed");
+        rig.shim.wait(&id).await.expect("an exit");
+        rig.shim.delete(&id).await.expect("deleted");
+    };
+    for _ in 0..20 {
+        turn().await;
+    }
+    let before = (held(shim), held(keeper));
+    let memory = (resident(shim), resident(keeper));
+    for _ in 0..60 {
+        turn().await;
+    }
+    assert_eq!((held(shim), held(keeper)), before, "descriptors and threads");
+    let after = (resident(shim), resident(keeper));
+    assert!(
+        after.0 <= memory.0 + 128 && after.1 <= memory.1 + 64,
+        "{memory:?} kB became {after:?}"
+    );
+    rig.end().await;
+}
+
+/// Descriptors and threads of a process.
+fn held(pid: i32) -> (usize, usize) {
+    let count = |what: &str| {
+        std::fs::read_dir(format!("/proc/{pid}/{what}"))
+            .expect("/proc")
+            .count()
+    };
+    (count("fd"), count("task"))
+}
+
+/// kB of private memory.
+fn resident(pid: i32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("/proc");
+    let kilobytes = |name: &str| -> u64 {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
+            .expect("a number")
+    };
+    kilobytes("Private_Dirty:") + kilobytes("Private_Clean:")
 }
 
 /// Prints what a shim costs; asserts nothing about time.

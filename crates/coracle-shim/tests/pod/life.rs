@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::rig::{PATIENCE, Rig, Wish, eventually, is_root, lines, process_with};
 
-fn sandbox(rig: &Rig) -> SandboxRequest {
+pub(crate) fn sandbox(rig: &Rig) -> SandboxRequest {
     SandboxRequest {
         namespaces: NamespaceRequest {
             ipc: true,

@@ -4,3 +4,4 @@ mod adoption;
 mod capture;
 mod life;
 mod rig;
+mod wire;

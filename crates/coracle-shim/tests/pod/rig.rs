@@ -33,6 +33,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) linux: Value,
     pub(crate) log: bool,
     pub(crate) stdin: bool,
+    pub(crate) terminal: bool,
 }
 
 impl Default for Wish<'_> {
@@ -42,6 +43,7 @@ impl Default for Wish<'_> {
             linux: json!({}),
             log: true,
             stdin: false,
+            terminal: false,
         }
     }
 }
@@ -111,8 +113,14 @@ impl Rig {
                 "cwd": "/",
                 "env": ["PATH=/bin"],
                 "user": { "uid": 0, "gid": 0 },
+                "terminal": wish.terminal,
             },
-            "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
+                { "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                  "options": ["newinstance", "ptmxmode=0666"] },
+            ],
             "linux": {
                 "cgroupsPath": format!("{}/{id}", self.cgroup),
                 "namespaces": [{ "type": "mount" }, { "type": "pid" }],
@@ -129,7 +137,7 @@ impl Rig {
             lowers: vec![self.path("layer")],
             writable,
             stdin: wish.stdin,
-            terminal: false,
+            terminal: wish.terminal,
             log,
         }
     }
@@ -153,6 +161,12 @@ impl Rig {
 
     pub(crate) fn shim_pid(&self) -> i32 {
         process_with(&format!("coracle-shim {}", self.pod.short())).expect("a shim")
+    }
+
+    /// Kills the shim and returns when its client has seen that.
+    pub(crate) async fn kill_shim(&self) {
+        kill(self.shim_pid());
+        self.shim.closed().await;
     }
 
     pub(crate) fn keeper(&self) -> Keeper {
