@@ -149,9 +149,9 @@ impl fmt::Display for Diff {
                 heading = section;
             }
             let sign = if is > was { '+' } else { '-' };
-            match was.abs_diff(*is) {
-                1 => writeln!(f, "  {sign} {line}")?,
-                count => writeln!(f, "  {sign} {line} ({count} of it)")?,
+            match (was, is) {
+                (0, 1) | (1, 0) => writeln!(f, "  {sign} {line}")?,
+                _ => writeln!(f, "  {sign} {line} ({was} before, {is} after)")?,
             }
         }
         Ok(())
@@ -174,7 +174,7 @@ mod tests {
         let text = before.diff(&after).to_string();
         assert_eq!(
             text,
-            "descriptors:\n  + daemon: pipe (2 of it)\nlinks:\n  + veth1\nmounts:\n  - /a\n"
+            "descriptors:\n  + daemon: pipe (0 before, 2 after)\nlinks:\n  + veth1\nmounts:\n  - /a\n"
         );
         assert!(before.diff(&before.clone()).is_empty());
     }

@@ -69,7 +69,7 @@ impl Bed {
         let busybox = format!("{HOST}/busybox:1");
         runtime.pull(&busybox).await.context("cannot pull busybox")?;
         let pod = runtime
-            .run_pod(PodSpec::new("first"))
+            .run_pod(PodSpec::new("first").publish(12999, 80))
             .await
             .context("the first pod")?;
         let container = pod.run(&ContainerSpec::new("first", &busybox, &["true"])).await?;

@@ -84,6 +84,7 @@ async fn a_pod_and_its_container_pass_through_their_states() -> Result<()> {
         cri::ContainerState::ContainerCreated
     );
     container.start().await?;
+    container.logged("idle").await?;
     let status = container.status().await?;
     assert_eq!(status.state(), cri::ContainerState::ContainerRunning);
     assert!(
@@ -189,6 +190,7 @@ async fn programs_that_cannot_run_are_named() -> Result<()> {
             Code::InvalidArgument,
             Code::NotFound,
             Code::FailedPrecondition,
+            Code::PermissionDenied,
             Code::Unknown,
         ];
         holds(&refused(name, answer, &codes), &[command]);

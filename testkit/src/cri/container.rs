@@ -10,6 +10,30 @@ use tonic::Status;
 use super::{Runtime, image_spec};
 use crate::wait;
 
+/// What the kubelet asks to be hidden unless a pod says otherwise (its procMount `Default`).
+const MASKED: [&str; 11] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// What the kubelet asks to be read-only.
+const READONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
 /// A container to create.
 #[derive(Debug, Clone)]
 pub struct ContainerSpec {
@@ -18,7 +42,7 @@ pub struct ContainerSpec {
 
 impl ContainerSpec {
     /// A container of this name and image that runs `command` (the image's own when empty); its log is
-    /// `<name>.log` in the pod's log directory.
+    /// `<name>.log` in the pod's log directory. Paths of the kernel are masked as the kubelet has it.
     #[must_use]
     pub fn new(name: &str, image: &str, command: &[&str]) -> Self {
         let config = cri::ContainerConfig {
@@ -35,6 +59,8 @@ impl ContainerSpec {
                         pid: cri::NamespaceMode::Container.into(),
                         ..Default::default()
                     }),
+                    masked_paths: MASKED.map(str::to_owned).to_vec(),
+                    readonly_paths: READONLY.map(str::to_owned).to_vec(),
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -44,13 +70,14 @@ impl ContainerSpec {
         Self { config }
     }
 
-    /// A container that stays until it is told to go, and goes when told.
+    /// A container that stays until it is told to go, and goes when told, from the moment on at which
+    /// its log says `idle`.
     #[must_use]
     pub fn idle(name: &str, image: &str) -> Self {
         Self::new(
             name,
             image,
-            &["sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"],
+            &["sh", "-c", "trap 'exit 0' TERM; echo idle; sleep 100000 & wait"],
         )
     }
 
