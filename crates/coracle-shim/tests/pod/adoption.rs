@@ -214,7 +214,7 @@ async fn root_containers_and_execs_come_and_go_without_a_trace_in_shim_and_keepe
         return;
     }
     let rig = Rig::new().await;
-    let (shim, keeper) = (rig.shim_pid(), rig.keeper().status().expect("status").pid);
+    let (shim, keeper) = (rig.shim_pid().await, rig.keeper().status().expect("status").pid);
     let turn = async || {
         let id = rig.shell("echo up; sleep 1000").await;
         rig.shim

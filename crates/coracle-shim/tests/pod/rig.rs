@@ -159,13 +159,14 @@ impl Rig {
         .await
     }
 
-    pub(crate) fn shim_pid(&self) -> i32 {
-        process_with(&format!("coracle-shim {}", self.pod.short())).expect("a shim")
+    pub(crate) async fn shim_pid(&self) -> i32 {
+        let title = format!("coracle-shim {}", self.pod.short());
+        eventually("the shim's name", || process_with(&title)).await
     }
 
     /// Kills the shim and returns when its client has seen that.
     pub(crate) async fn kill_shim(&self) {
-        kill(self.shim_pid());
+        kill(self.shim_pid().await);
         self.shim.closed().await;
     }
 

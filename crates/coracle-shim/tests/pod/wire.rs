@@ -85,7 +85,7 @@ async fn root_a_container_is_paused_counted_limited_and_its_input_ended() {
     let mut connect = api::ConnectRequest::new();
     connect.id = id.to_string();
     let connected = task.connect(soon(), &connect).await.expect("connected");
-    assert_eq!(i32::try_from(connected.shim_pid).ok(), Some(rig.shim_pid()));
+    assert_eq!(i32::try_from(connected.shim_pid).ok(), Some(rig.shim_pid().await));
     eventually("lines", || (rig.lines(&id).len() > 3).then_some(())).await;
 
     let mut pids = api::PidsRequest::new();
