@@ -68,6 +68,10 @@ impl Doomed {
             self.came.notified().await;
             tokio::time::sleep(GRACE).await;
             let batch: Vec<String> = self.names().iter().cloned().collect();
+            // What came while the last batch was under way may have gone with it.
+            if batch.is_empty() {
+                continue;
+            }
             for attempt in 1..=ATTEMPTS {
                 let names = batch.clone();
                 let deleted = tokio::task::spawn_blocking(move || delete(&names)).await;
