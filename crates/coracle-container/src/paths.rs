@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, readlinkat, statat};
 use rustix::io::Errno;
 
+use crate::procfs::is_procfs;
+
 /// What a mount point has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -131,6 +133,10 @@ fn step(here: BorrowedFd<'_>, part: &str, target: Target) -> Result<Next, Errno>
                 let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
                 if kind != FileType::Symlink {
                     return Ok(Next::At(fd));
+                }
+                // As text the links of /proc/<pid> would lead somewhere inside the root, which nobody meant.
+                if !matches!(part, "self" | "thread-self") && is_procfs(fd.as_fd())? {
+                    return Err(Errno::LOOP);
                 }
                 let to = readlinkat(&fd, c"", Vec::new())?;
                 return to.into_string().map(Next::Link).map_err(|_| Errno::ILSEQ);

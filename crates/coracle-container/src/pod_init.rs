@@ -71,7 +71,8 @@ impl PodInit {
 const PROFILE: &str = r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"action":"SCMP_ACT_ALLOW","names":
     ["execveat","wait4","rt_sigtimedwait","exit_group","rt_sigreturn","restart_syscall","sendmsg"]}]}"#;
 
-/// Starts one in a new PID namespace. It ends on SIGTERM; with it every process of the namespace ends.
+/// Starts one in a new PID namespace. It ends on SIGTERM; with it every process of the namespace ends. The
+/// kernel completes its end only when those of them that the caller made (containers, execs) are reaped.
 ///
 /// # Errors
 /// The step that failed; nothing is left then.
@@ -85,10 +86,7 @@ pub fn spawn(request: &PodInitRequest<'_>) -> Result<PodInit, Error> {
     let progress = Progress::new()?;
     let procfs = ProcFs::of_host()?;
     let program = program()?;
-    let profile: LinuxSeccomp = serde_json::from_str(PROFILE).map_err(|error| Error::Seccomp {
-        problem: format!("of the pod init: {error}"),
-    })?;
-    let profile = seccomp::compile(&profile)?;
+    let profile = profile()?;
     let entrance = request.cgroup.map(|cgroup| cgroup.entrance(None)).transpose()?;
     let child = spawn_child(
         &Request {
@@ -120,6 +118,22 @@ pub fn spawn(request: &PodInitRequest<'_>) -> Result<PodInit, Error> {
             Err(error)
         }
     }
+}
+
+/// Makes what all pod inits of this process and of those it forks share: one memfd and one filter.
+///
+/// # Errors
+/// When the memfd cannot be made or sealed.
+pub fn preload() -> Result<(), Error> {
+    program().map(drop)?;
+    profile().map(drop)
+}
+
+fn profile() -> Result<Program, Error> {
+    let profile: LinuxSeccomp = serde_json::from_str(PROFILE).map_err(|error| Error::Seccomp {
+        problem: format!("of the pod init: {error}"),
+    })?;
+    seccomp::compile(&profile)
 }
 
 /// One sealed copy a process serves all its pods.

@@ -45,6 +45,8 @@ pub enum RootfsSource {
 struct Parts {
     lowers: Vec<Part>,
     upper: Option<(String, String)>,
+    /// Whether what is held are id-mapped clones.
+    mapped: bool,
     /// Kept open until the superblock holds what it needs.
     held: Vec<OwnedFd>,
 }
@@ -90,7 +92,10 @@ pub(crate) fn make(source: &RootfsSource) -> Result<OwnedFd, Error> {
             work,
             mapped_by,
         } => {
-            let mut parts = Parts::default();
+            let mut parts = Parts {
+                mapped: mapped_by.is_some(),
+                ..Parts::default()
+            };
             for lower in lowers {
                 parts.add_lower(lower, mapped_by.as_ref().map(AsFd::as_fd))?;
             }
@@ -249,19 +254,7 @@ fn joined(parts: &Parts) -> String {
 
 /// A child in a mount namespace of its own makes the mount, detaches a clone and sends it over.
 fn overlay_by_page(parts: &Parts) -> Result<OwnedFd, Failure> {
-    let mut options = format!("index=off,lowerdir={}", joined(parts));
-    if let Some((upper, work)) = &parts.upper {
-        if [upper, work].iter().any(|name| name.contains([',', ':', '\\'])) {
-            return Err(Failure::new(
-                Step::MakeRootfs,
-                Errno::INVAL,
-                "a path with , : or \\",
-            ));
-        }
-        options.push_str(&format!(",upperdir={upper},workdir={work}"));
-    }
     let step = Step::MakeRootfs;
-    let options = CString::new(options).map_err(|_| Failure::new(step, Errno::INVAL, "a path with NUL"))?;
     let (ours, theirs) = seqpacket::pair().at(step, || "socketpair")?;
     let request = CloneRequest {
         namespaces: Namespaces::NONE.with(Namespace::Mount),
@@ -274,22 +267,7 @@ fn overlay_by_page(parts: &Parts) -> Result<OwnedFd, Failure> {
             error.to_string(),
         )),
         Ok(Forked::InChild) => fork::run_child(|| {
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            let made = mount_change("/", private)
-                .and_then(|()| {
-                    mount(
-                        "overlay",
-                        "/proc",
-                        "overlay",
-                        MountFlags::empty(),
-                        Some(options.as_c_str()),
-                    )
-                })
-                .and_then(|()| {
-                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                    clone_tree(open("/proc", flags, Mode::empty())?.as_fd(), Submounts::Without)
-                });
-            let sent = match made {
+            let sent = match mount_by_page(parts) {
                 Ok(tree) => seqpacket::send(theirs.as_fd(), b"0", &[tree.as_fd()]),
                 Err(errno) => seqpacket::send(theirs.as_fd(), &errno.raw_os_error().to_ne_bytes(), &[]),
             };
@@ -308,6 +286,44 @@ fn overlay_by_page(parts: &Parts) -> Result<OwnedFd, Failure> {
             })
         }
     }
+}
+
+/// In that child, whose mounts are copies: what the parent opened is not among them, so that unmapped
+/// layers are opened again.
+fn mount_by_page(parts: &Parts) -> Result<OwnedFd, Errno> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut opened = Vec::new();
+    let mut names = Vec::new();
+    for part in &parts.lowers {
+        match part.directory.filter(|_| parts.mapped) {
+            Some(held) => names.push(parts.by_descriptor(held)),
+            None => {
+                let layer = open(part.name.as_str(), flags, Mode::empty())?;
+                names.push(format!("/proc/self/fd/{}", layer.as_raw_fd()));
+                opened.push(layer);
+            }
+        }
+    }
+    let mut options = format!("index=off,lowerdir={}", names.join(":"));
+    if let Some((upper, work)) = &parts.upper {
+        if [upper, work].iter().any(|name| name.contains([',', ':', '\\'])) {
+            return Err(Errno::INVAL);
+        }
+        options.push_str(&format!(",upperdir={upper},workdir={work}"));
+    }
+    let options = CString::new(options).map_err(|_| Errno::INVAL)?;
+    mount(
+        "overlay",
+        "/proc/sys",
+        "overlay",
+        MountFlags::empty(),
+        Some(options.as_c_str()),
+    )?;
+    clone_tree(
+        open("/proc/sys", flags, Mode::empty())?.as_fd(),
+        Submounts::Without,
+    )
 }
 
 fn directory(path: &Path) -> Result<OwnedFd, Error> {

@@ -2,6 +2,12 @@
 //!
 //! Arguments are those of the usual harness as far as cargo passes them: `--list`, `--exact`, names.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test without the usual harness"
+)]
+
 #[path = "root/bench.rs"]
 mod bench;
 #[path = "root/cgroups.rs"]
@@ -51,10 +57,16 @@ fn main() {
                 }
             })
     };
+    if arguments.iter().any(|argument| argument == "--ignored") {
+        return;
+    }
     if !rustix::process::geteuid().is_root() {
         println!("not root: nothing tested");
         return;
     }
+    // What the process keeps open for itself from the first use on.
+    coracle_container::pod_init::preload().unwrap();
+    drop((fixture::busybox(), coracle_types::ContainerId::generate()));
     let mut failed = Vec::new();
     for (name, test) in tests.iter().filter(|(name, _)| chosen(name)) {
         let before = fixture::census();

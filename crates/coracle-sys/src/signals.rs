@@ -3,13 +3,23 @@
 /// Every signal gets its default action and none is blocked, whatever the runtime of the parent did
 /// (Rust ignores SIGPIPE, which a program would inherit).
 pub fn reset() {
-    for signal in 1..=64 {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
+    // Straight to the kernel: the library keeps 32 and 33 for itself, and a parent may have left them ignored.
+    let default = [0_u64; 4];
+    for signal in 1..=64_i64 {
+        if signal == i64::from(libc::SIGKILL) || signal == i64::from(libc::SIGSTOP) {
             continue;
         }
-        // SAFETY: a default action runs no code of ours; numbers that the library keeps are refused with
-        // an error that does not matter.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: a structure of zeros (handler, flags, restorer, mask) is the default action, which runs
+        // no code of ours; the set of the kernel is 8 bytes.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<libc::c_void>(),
+                8,
+            )
+        };
     }
     let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the set is initialised before it is read.

@@ -35,7 +35,13 @@ impl Cgroup {
     /// What writing says.
     pub fn kill(&self) -> Result<(), Error> {
         match self.v2_directory() {
-            Some(v2) if kill_directory(&v2)? => Ok(()),
+            Some(v2) if kill_directory(&v2)? => {
+                // What a v1 freezer holds gets its signal when it thaws.
+                if let Some((freezer, false)) = self.controlled_by("freezer") {
+                    let _ = write(&freezer, "freezer.state", "THAWED");
+                }
+                Ok(())
+            }
             _ => self.kill_each(),
         }
     }

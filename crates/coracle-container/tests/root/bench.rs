@@ -7,7 +7,7 @@ use coracle_container::ExecTree;
 
 use crate::fixture::{busybox, finish, process, spec, start, stop, try_create, try_exec, wait};
 
-pub const TESTS: &[super::Test] = &[("root_times_of_create_start_and_exec", times)];
+pub(crate) const TESTS: &[super::Test] = &[("root_times_of_create_start_and_exec", times)];
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();

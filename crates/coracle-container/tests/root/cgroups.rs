@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::fixture::{busybox, exec_shell, finish, parent, run, spec, start, stop};
 
-pub const TESTS: &[super::Test] = &[
+pub(crate) const TESTS: &[super::Test] = &[
     ("root_limits_stand_in_the_files", limits),
     ("root_too_many_processes_are_refused", pids),
     ("root_a_memory_limit_kills_and_is_counted", memory),

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,7 +18,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 
 /// Mounts, cgroups of this test and descriptors as they are now.
-pub fn census() -> (usize, Vec<String>, usize, usize) {
+pub(crate) fn census() -> (usize, Vec<String>, usize, usize) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")
         .unwrap()
         .lines()
@@ -42,23 +42,23 @@ pub fn census() -> (usize, Vec<String>, usize, usize) {
 }
 
 /// The cgroup below which this run's containers live.
-pub fn parent() -> String {
+pub(crate) fn parent() -> String {
     format!("/coracle-test-{}", std::process::id())
 }
 
 /// A bundle with an image's root file system.
-pub struct Image {
-    pub directory: tempfile::TempDir,
+pub(crate) struct Image {
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Image {
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.directory.path().join("rootfs")
     }
 }
 
 /// Busybox with its libraries, as files of an image.
-pub fn busybox() -> Image {
+pub(crate) fn busybox() -> Image {
     let image = Image {
         directory: tempfile::tempdir().unwrap(),
     };
@@ -94,10 +94,10 @@ pub fn busybox() -> Image {
     image
 }
 
-pub const CAPABILITIES: [&str; 4] = ["CAP_CHOWN", "CAP_KILL", "CAP_MKNOD", "CAP_SETUID"];
+pub(crate) const CAPABILITIES: [&str; 4] = ["CAP_CHOWN", "CAP_KILL", "CAP_MKNOD", "CAP_SETUID"];
 
 /// What the CRI asks for: its namespaces, mounts, masks and a deny-all device list.
-pub fn spec(arguments: &[&str]) -> Value {
+pub(crate) fn spec(arguments: &[&str]) -> Value {
     json!({
         "ociVersion": "1.2.0",
         "root": {"path": "rootfs"},
@@ -129,19 +129,19 @@ pub fn spec(arguments: &[&str]) -> Value {
     })
 }
 
-pub fn read_spec(value: &Value) -> Spec {
+pub(crate) fn read_spec(value: &Value) -> Spec {
     serde_json::from_value(value.clone()).expect("a specification")
 }
 
 /// A running container whose output goes to a pipe.
-pub struct Running {
-    pub init: Init,
-    pub spec: Spec,
-    pub output: OwnedFd,
+pub(crate) struct Running {
+    pub(crate) init: Init,
+    pub(crate) spec: Spec,
+    pub(crate) output: OwnedFd,
 }
 
 /// Descriptors for a process, and where what it prints can be read.
-pub fn pipes() -> (ProcessIo, OwnedFd) {
+pub(crate) fn pipes() -> (ProcessIo, OwnedFd) {
     let (output, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let stdin = File::open("/dev/null").unwrap().into();
     let stderr = write.try_clone().unwrap();
@@ -155,11 +155,11 @@ pub fn pipes() -> (ProcessIo, OwnedFd) {
     )
 }
 
-pub fn try_create(image: &Image, value: &Value) -> Result<Running, Error> {
+pub(crate) fn try_create(image: &Image, value: &Value) -> Result<Running, Error> {
     try_create_on(image, value, RootfsSource::Path(image.root()))
 }
 
-pub fn try_create_on(image: &Image, value: &Value, rootfs: RootfsSource) -> Result<Running, Error> {
+pub(crate) fn try_create_on(image: &Image, value: &Value, rootfs: RootfsSource) -> Result<Running, Error> {
     let spec = read_spec(value);
     let (io, output) = pipes();
     let id = ContainerId::generate();
@@ -174,7 +174,7 @@ pub fn try_create_on(image: &Image, value: &Value, rootfs: RootfsSource) -> Resu
     Ok(Running { init, spec, output })
 }
 
-pub fn start(image: &Image, value: &Value) -> Running {
+pub(crate) fn start(image: &Image, value: &Value) -> Running {
     let mut running = try_create(image, value).unwrap_or_else(|error| panic!("create: {error}"));
     running
         .init
@@ -184,16 +184,16 @@ pub fn start(image: &Image, value: &Value) -> Running {
 }
 
 /// Runs to the end: exit code and output.
-pub fn run(image: &Image, value: &Value) -> (i32, String) {
+pub(crate) fn run(image: &Image, value: &Value) -> (i32, String) {
     finish(start(image, value))
 }
 
 /// Runs a shell script with the usual specification.
-pub fn shell(image: &Image, script: &str) -> (i32, String) {
+pub(crate) fn shell(image: &Image, script: &str) -> (i32, String) {
     run(image, &spec(&["sh", "-c", script]))
 }
 
-pub fn finish(running: Running) -> (i32, String) {
+pub(crate) fn finish(running: Running) -> (i32, String) {
     let text = read_all(running.output);
     let code = wait(running.init.pidfd());
     running.init.cgroup().remove().unwrap();
@@ -201,13 +201,13 @@ pub fn finish(running: Running) -> (i32, String) {
 }
 
 /// Kills what runs and cleans up.
-pub fn stop(running: Running) {
+pub(crate) fn stop(running: Running) {
     running.init.cgroup().kill().unwrap();
     let _ = wait(running.init.pidfd());
     running.init.cgroup().remove().unwrap();
 }
 
-pub fn wait(pidfd: std::os::fd::BorrowedFd<'_>) -> i32 {
+pub(crate) fn wait(pidfd: std::os::fd::BorrowedFd<'_>) -> i32 {
     let status = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED)
         .unwrap()
         .unwrap();
@@ -216,19 +216,19 @@ pub fn wait(pidfd: std::os::fd::BorrowedFd<'_>) -> i32 {
         .unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(0))
 }
 
-pub fn read_all(fd: OwnedFd) -> String {
+pub(crate) fn read_all(fd: OwnedFd) -> String {
     let mut bytes = Vec::new();
     File::from(fd).read_to_end(&mut bytes).unwrap();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-pub fn process(running: &Running, arguments: &[&str]) -> Process {
+pub(crate) fn process(running: &Running, arguments: &[&str]) -> Process {
     let mut process = running.spec.process().clone().unwrap();
     process.set_args(Some(arguments.iter().map(ToString::to_string).collect()));
     process
 }
 
-pub fn try_exec(
+pub(crate) fn try_exec(
     running: &Running,
     process: &Process,
     tree: ExecTree,
@@ -244,7 +244,7 @@ pub fn try_exec(
 }
 
 /// Executes a script in a running container: exit code and output.
-pub fn exec_shell(running: &Running, script: &str) -> (i32, String) {
+pub(crate) fn exec_shell(running: &Running, script: &str) -> (i32, String) {
     let process = process(running, &["sh", "-c", script]);
     let (executed, output) =
         try_exec(running, &process, ExecTree::Shared).unwrap_or_else(|error| panic!("exec: {error}"));
@@ -252,7 +252,7 @@ pub fn exec_shell(running: &Running, script: &str) -> (i32, String) {
     (wait(executed.pidfd()), text)
 }
 
-pub fn write_file(path: &Path, content: &[u8], mode: u32) {
+pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) {
     let mut file = File::create(path).unwrap();
     file.write_all(content).unwrap();
     file.set_permissions(PermissionsExt::from_mode(mode)).unwrap();

@@ -11,7 +11,7 @@ use crate::fixture::{
 };
 use coracle_container::ExecTree;
 
-pub const TESTS: &[super::Test] = &[
+pub(crate) const TESTS: &[super::Test] = &[
     ("root_an_image_of_links_does_not_touch_the_host", links),
     ("root_a_null_device_of_the_image_masks_nothing", fake_null),
     (

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::fixture::{busybox, exec_shell, finish, run, spec, start, stop, try_create, wait};
 
-pub const TESTS: &[super::Test] = &[
+pub(crate) const TESTS: &[super::Test] = &[
     ("root_pinned_namespaces_are_joined", pinned),
     ("root_a_pod_init_reaps_and_ends_with_all", shared_pid),
     ("root_a_pinned_user_namespace_owns_a_pod", user_pod),
@@ -96,7 +96,7 @@ fn shared_pid() {
     let mut value = spec(&[
         "sh",
         "-c",
-        "ps; (sh -c 'sleep 0.05' &); sleep 0.3; ps | grep -c Z; echo $$",
+        "ps; (sh -c 'sleep 0.05' &); sleep 0.3; grep -l 'State:.Z' /proc/[0-9]*/status 2>&1 | wc -l",
     ]);
     join(&mut value, "pid", &path);
     let (_, text) = run(&image, &value);
@@ -117,9 +117,9 @@ fn shared_pid() {
         std::fs::read_link("/proc/self/ns/pid").unwrap().to_str().unwrap()
     );
     pidfd_send_signal(init.pidfd(), Signal::TERM).unwrap();
-    assert_eq!(wait(init.pidfd()), 0);
-    // With it the namespace ends.
+    // With it the namespace ends; its own end waits until what others made in it has been reaped.
     assert_eq!(finish(first).0, 137);
+    assert_eq!(wait(init.pidfd()), 0);
     unpin(&path).unwrap();
 }
 
@@ -171,8 +171,13 @@ fn user_pod() {
     let map =
         std::fs::read_to_string(format!("/proc/{}/uid_map", running.init.pid().as_raw_nonzero())).unwrap();
     assert!(map.contains("100000"), "{map}");
-    running.init.cgroup().kill().unwrap();
-    assert_eq!(finish(running), (137, "user-pod\n1\n0\n0\n".into()));
+    let mut seen = [0; 100];
+    let mut length = 0;
+    while !seen[..length].ends_with(b"0\n0\n") {
+        length += rustix::io::read(&running.output, &mut seen[length..]).unwrap();
+    }
+    assert_eq!(&seen[..length], b"user-pod\n1\n0\n0\n");
+    stop(running);
 
     // A PID namespace of the pod.
     let init = pod_init::spawn(&PodInitRequest {

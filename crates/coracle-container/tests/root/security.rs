@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::fixture::{busybox, exec_shell, process, read_all, run, shell, spec, start, stop, try_exec, wait};
 
-pub const TESTS: &[super::Test] = &[
+pub(crate) const TESTS: &[super::Test] = &[
     (
         "root_capabilities_are_those_given_and_none_is_inheritable",
         capabilities,
@@ -171,7 +171,10 @@ fn limits() {
 
 fn signals() {
     let image = busybox();
-    let (_, text) = shell(&image, "grep -E 'Sig(Blk|Ign)' /proc/self/status");
+    let (_, text) = run(
+        &image,
+        &spec(&["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"]),
+    );
     assert_eq!(text, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 }
 
@@ -186,7 +189,7 @@ fn user_namespace() {
     let mut value = spec(&[
         "sh",
         "-c",
-        "id -u; cat /proc/self/uid_map; touch /made; stat -c %u:%g /made; stat -c %t:%T /dev/null; echo x > /dev/null && wc -c < /proc/keys; sleep 1000",
+        "id -u; cat /proc/self/uid_map; touch /made; stat -c %u:%g /made; stat -c %t:%T /dev/null; echo x > /dev/null && wc -c < /proc/keys; touch /done; sleep 1000",
     ]);
     value["linux"]["namespaces"]
         .as_array_mut()
@@ -201,7 +204,7 @@ fn user_namespace() {
         &[
             "sh",
             "-c",
-            "while ! [ -e /made ]; do sleep 0.01; done; id -u; grep CapEff /proc/self/status",
+            "while ! [ -e /done ]; do sleep 0.01; done; id -u; grep CapEff /proc/self/status",
         ],
     );
     let (executed, output) = try_exec(&running, &process, ExecTree::Shared).unwrap();
