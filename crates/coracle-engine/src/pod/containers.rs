@@ -4,13 +4,14 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_snapshot::Writable;
 use coracle_task::{Shim, TaskCreate};
 use coracle_types::time::UnixNanos;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::actor::lock;
-use super::sandbox::PodContext;
+use super::sandbox::{PodContext, interrupted};
 use crate::error::EngineError;
 use crate::objects::Object;
 use crate::record::{ContainerRecord, io_failed};
@@ -25,15 +26,10 @@ impl PodContext {
         shim: &Shim,
         record: &ContainerRecord,
     ) -> Result<u32, EngineError> {
-        if let Some(parent) = record.log_path.as_deref().and_then(|path| path.parent()) {
-            fs::create_dir_all(parent)
-                .map_err(|error| io_failed("make the log directory", parent, &error))?;
-        }
-        let writable = self
-            .parts
-            .snapshots
-            .rootfs(&record.layers, &record.id)
-            .map_err(EngineError::from_cause("find the writable layer"))?;
+        let (context, prepared) = (self.clone(), record.clone());
+        let writable = tokio::task::spawn_blocking(move || context.prepare_start(&prepared))
+            .await
+            .unwrap_or_else(|error| Err(interrupted("start container", &error)))?;
         let task = Object::Task {
             container: record.id.clone(),
             cgroup: record.cgroup.clone(),
@@ -65,6 +61,18 @@ impl PodContext {
             }
         }
         started
+    }
+
+    /// What touches disks, which may be slow.
+    fn prepare_start(&self, record: &ContainerRecord) -> Result<Writable, EngineError> {
+        if let Some(parent) = record.log_path.as_deref().and_then(|path| path.parent()) {
+            fs::create_dir_all(parent)
+                .map_err(|error| io_failed("make the log directory", parent, &error))?;
+        }
+        self.parts
+            .snapshots
+            .rootfs(&record.layers, &record.id)
+            .map_err(EngineError::from_cause("find the writable layer"))
     }
 
     async fn start_task(&self, shim: &Shim, request: TaskCreate) -> Result<u32, EngineError> {
