@@ -4,6 +4,7 @@
 //! is written before a request is answered: a daemon killed right after still knows what it said.
 //! The database gets the same value in its next commit: what the kubelet will ask for after a reboot.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -191,6 +192,29 @@ pub(crate) struct Found {
     pub(crate) containers: Vec<ContainerRecord>,
     /// Records that cannot be read, with the reason: reported and left alone.
     pub(crate) damaged: Vec<String>,
+    /// Ids that have a file, readable or not.
+    on_file: HashSet<String>,
+}
+
+impl Found {
+    /// Takes out the pods and containers that were removed when the daemon died before the database heard
+    /// of it. What lives in this boot has a file: it is written first and removed last.
+    pub(crate) fn take_removed(&mut self, boot: &str) -> (Vec<PodSandboxId>, Vec<ContainerId>) {
+        let on_file = &self.on_file;
+        let of_this_boot = self.pods.iter().filter(|pod| pod.boot == boot);
+        let booted: HashSet<_> = of_this_boot.map(|pod| pod.id.clone()).collect();
+        let is_gone = |pod: &PodSandboxId, id: &str| booted.contains(pod) && !on_file.contains(id);
+        let containers = self
+            .containers
+            .extract_if(.., |record| is_gone(&record.pod, record.id.as_str()))
+            .map(|record| record.id);
+        let containers = containers.collect();
+        let pods = self
+            .pods
+            .extract_if(.., |pod| is_gone(&pod.id, pod.id.as_str()))
+            .map(|pod| pod.id);
+        (pods.collect(), containers)
+    }
 }
 
 impl Records {
@@ -266,12 +290,9 @@ impl Records {
     /// When the database as a whole cannot be read.
     pub(crate) fn all(&self) -> Result<Found, EngineError> {
         let mut found = Found::default();
-        found.pods = merge(&self.state.join("pods"), &self.pods, &mut found.damaged)?;
-        found.containers = merge(
-            &self.state.join("containers"),
-            &self.containers,
-            &mut found.damaged,
-        )?;
+        let (damaged, on_file) = (&mut found.damaged, &mut found.on_file);
+        found.pods = merge(&self.state.join("pods"), &self.pods, damaged, on_file)?;
+        found.containers = merge(&self.state.join("containers"), &self.containers, damaged, on_file)?;
         Ok(found)
     }
 }
@@ -280,6 +301,7 @@ fn merge<V: Serialize + DeserializeOwned>(
     dir: &Path,
     table: &Table<V>,
     damaged: &mut Vec<String>,
+    on_file: &mut HashSet<String>,
 ) -> Result<Vec<V>, EngineError> {
     let mut records = std::collections::BTreeMap::new();
     for (key, value) in table.all().map_err(store_failed)? {
@@ -293,6 +315,9 @@ fn merge<V: Serialize + DeserializeOwned>(
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path().join("record.json");
         let name = entry.file_name().to_string_lossy().into_owned();
+        if path.exists() {
+            on_file.insert(name.clone());
+        }
         let read = fs::read(&path).map(|text| serde_json::from_slice::<V>(&text));
         match read {
             Ok(Ok(value)) => {

@@ -124,7 +124,13 @@ impl Engine {
 }
 
 async fn recover(parts: &Arc<Parts>) -> Result<(), EngineError> {
-    let found = parts.records.all()?;
+    let mut found = parts.records.all()?;
+    let (pods, containers) = found.take_removed(&parts.boot);
+    let forgotten = pods.iter().map(|id| parts.records.remove_pod(id));
+    let forgotten = forgotten.chain(containers.iter().map(|id| parts.records.remove_container(id)));
+    for error in forgotten.filter_map(Result::err) {
+        tracing::warn!(%error, "what was removed is still remembered");
+    }
     for damaged in &found.damaged {
         tracing::error!(record = %damaged, "a damaged record is left alone: see `coracle audit`");
     }
@@ -132,9 +138,12 @@ async fn recover(parts: &Arc<Parts>) -> Result<(), EngineError> {
     for container in found.containers {
         by_pod.entry(container.pod.clone()).or_default().push(container);
     }
-    let (mut pods, mut containers) = (HashSet::new(), HashSet::new());
+    let (mut pods, mut containers, mut of_this_boot) = (HashSet::new(), HashSet::new(), Vec::new());
     for pod in found.pods {
         pods.insert(pod.id.clone());
+        if pod.boot == parts.boot {
+            of_this_boot.push(pod.id.clone());
+        }
         let of_pod = by_pod.remove(&pod.id).unwrap_or_default();
         containers.extend(of_pod.iter().map(|record| record.id.clone()));
         take_up(parts, pod, of_pod);
@@ -142,8 +151,13 @@ async fn recover(parts: &Arc<Parts>) -> Result<(), EngineError> {
     if found.damaged.is_empty() {
         // With damaged records about, what seems nobody's may be somebody's.
         put_away(parts, &pods, &containers);
-        let valid: Vec<_> = pods.into_iter().collect();
-        if let Err(error) = parts.networks.gc(&valid).await {
+        for orphan in by_pod.into_values().flatten() {
+            if let Err(error) = parts.records.remove_container(&orphan.id) {
+                tracing::warn!(container = %orphan.id, %error, "a container of no pod is still remembered");
+            }
+        }
+        // A pod of another boot has no network any more, only addresses that nobody else gets.
+        if let Err(error) = parts.networks.gc(&of_this_boot).await {
             tracing::warn!(%error, "addresses of pods that are gone may still be reserved");
         }
     }
@@ -163,16 +177,11 @@ fn take_up(parts: &Arc<Parts>, mut pod: PodRecord, mut containers: Vec<Container
             Beginning::Rest
         }
         PodPhase::Starting | PodPhase::Removing => Beginning::Clean,
-        PodPhase::Stopped => Beginning::Rest,
-        PodPhase::Ready | PodPhase::Draining | PodPhase::Stopping => {
-            pod.phase = PodPhase::Ready;
-            Beginning::Adopt
-        }
+        PodPhase::Ready => Beginning::Adopt,
+        PodPhase::Draining | PodPhase::Stopping | PodPhase::Stopped => Beginning::Stop,
     };
     for container in &mut containers {
-        if container.phase == ContainerPhase::Removing {
-            container.phase = ContainerPhase::Exited;
-        }
+        container.phase = settled(container.phase);
     }
     let (id, name) = (pod.id.clone(), pod.config.metadata.clone());
     let ids: Vec<ContainerId> = containers.iter().map(|record| record.id.clone()).collect();
@@ -189,6 +198,17 @@ fn take_up(parts: &Arc<Parts>, mut pod: PodRecord, mut containers: Vec<Container
             tracing::error!(pod = %id, other = %other.id(), "two records claim one name: the later is left alone");
         }
         Err(error) => tracing::error!(pod = %id, %error, "the pod cannot be taken up: see `coracle audit`"),
+    }
+}
+
+/// Where a container is when the operation that its phase stands for died with the daemon.
+fn settled(phase: ContainerPhase) -> ContainerPhase {
+    match phase {
+        // The shim is asked after starts that the ledger notes.
+        ContainerPhase::Creating | ContainerPhase::Starting => ContainerPhase::Created,
+        ContainerPhase::Stopping => ContainerPhase::Running,
+        ContainerPhase::Removing => ContainerPhase::Exited,
+        resting @ (ContainerPhase::Created | ContainerPhase::Running | ContainerPhase::Exited) => resting,
     }
 }
 

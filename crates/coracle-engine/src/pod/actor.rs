@@ -35,6 +35,8 @@ pub(crate) enum Beginning {
     Adopt,
     /// A pod whose kernel objects must go before anything else is asked of it.
     Clean,
+    /// A pod whose stop an earlier daemon began: it is brought to its end, if anything is left of it.
+    Stop,
     /// A pod that is only remembered.
     Rest,
 }
@@ -166,6 +168,7 @@ impl Actor {
     /// Until the pod is removed, or the daemon leaves.
     pub(super) async fn live(mut self, beginning: Beginning) {
         self.begin_life(beginning);
+        self.publish();
         while !self.over {
             tokio::select! {
                 Some(finished) = self.operations.next(), if !self.operations.is_empty() => {
@@ -215,6 +218,11 @@ impl Actor {
             }
             Beginning::Adopt => self.adopt(),
             Beginning::Clean => self.begin_remove(),
+            Beginning::Stop if self.owns_objects() => self.begin_stop(),
+            Beginning::Stop => {
+                self.end_the_unknown();
+                self.set_phase(PodPhase::Stopped);
+            }
             Beginning::Rest => {}
         }
     }

@@ -88,7 +88,7 @@ impl Actor {
     }
 
     /// Containers that are thought to run and have nothing left that could: how they ended nobody can tell.
-    fn end_the_unknown(&mut self) {
+    pub(super) fn end_the_unknown(&mut self) {
         let noted = self.noted_tasks();
         let ids: Vec<_> = self
             .containers

@@ -249,11 +249,7 @@ impl Actor {
             Request::Run(_) | Request::Use(_) => send(reply, Ok(Answer::Done)),
             Request::Stop => {
                 self.waiting.entry(Operation::Stop).or_default().push(reply);
-                self.set_phase(PodPhase::Stopping);
-                let (context, shim) = (self.context(), self.living_shim());
-                self.operations.push(Box::pin(
-                    async move { Finished::Stop(context.tear_down(shim).await) },
-                ));
+                self.begin_stop();
             }
             Request::Remove => {
                 self.waiting.entry(Operation::Remove).or_default().push(reply);
@@ -264,6 +260,14 @@ impl Actor {
             Request::StopContainer(id, timeout) => self.begin_stop_container(id, timeout, reply),
             Request::RemoveContainer(id) => self.begin_remove_container(id, reply),
         }
+    }
+
+    pub(super) fn begin_stop(&mut self) {
+        self.set_phase(PodPhase::Stopping);
+        let (context, shim) = (self.context(), self.living_shim());
+        self.operations.push(Box::pin(
+            async move { Finished::Stop(context.tear_down(shim).await) },
+        ));
     }
 
     pub(super) fn begin_remove(&mut self) {
