@@ -12,6 +12,7 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_sys::bpf;
 use coracle_types::ExecId;
@@ -208,7 +209,7 @@ impl Cgroup {
         let rules = device_filter::rules(devices)?;
         let v1 = self.controlled_by("devices").filter(|(_, v2)| !v2);
         if let Some(directory) = self.v2_directory() {
-            let attached = bpf::load_device_program(&device_filter::program(&rules)).and_then(|program| {
+            let attached = loaded(device_filter::program(&rules)).and_then(|program| {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let cgroup = open(&directory, flags, Mode::empty())?;
                 bpf::replace_device_program(cgroup.as_fd(), program.as_fd())
@@ -361,6 +362,22 @@ impl Cgroup {
     }
 }
 
+/// A device program, loaded once for all cgroups with the same rules: the kernel takes half a millisecond
+/// to verify one, and a pod's containers share two or three sets of rules.
+fn loaded(program: Vec<bpf::Instruction>) -> Result<Arc<OwnedFd>, Errno> {
+    static LOADED: Mutex<Vec<(Vec<bpf::Instruction>, Arc<OwnedFd>)>> = Mutex::new(Vec::new());
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, fd)) = loaded.iter().find(|(known, _)| *known == program) {
+        return Ok(Arc::clone(fd));
+    }
+    let fd = Arc::new(bpf::load_device_program(&program)?);
+    if loaded.len() == 8 {
+        loaded.remove(0);
+    }
+    loaded.push((program, Arc::clone(&fd)));
+    Ok(fd)
+}
+
 /// One hierarchy as a container's own `/sys/fs/cgroup` shows it.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
@@ -372,33 +389,42 @@ pub(crate) struct View {
     pub(crate) directory: PathBuf,
 }
 
+/// The last directory first: those above it are there already, as a rule.
 fn make(hierarchy: &Hierarchy, path: &CgroupPath, made: &mut Vec<PathBuf>) -> Result<(), Error> {
-    let cpuset_v1 = !hierarchy.is_v2() && hierarchy.controls("cpuset");
-    let mut directory = hierarchy.mount.clone();
-    for part in path.as_str().split('/').skip(1) {
-        let parent = directory.clone();
-        directory.push(part);
-        match mkdir(&directory, Mode::from_raw_mode(0o755)) {
-            Ok(()) => {
-                made.push(directory.clone());
-                if cpuset_v1 {
-                    v1::fill_cpuset(&directory)?;
-                }
-            }
-            Err(Errno::EXIST) => {}
-            Err(errno) => {
-                return Err(Error::Cgroup {
-                    operation: "mkdir".into(),
-                    path: directory,
-                    source: errno.into(),
-                });
+    let leaf = hierarchy.mount.join(&path.as_str()[1..]);
+    match make_one(hierarchy, &leaf, made) {
+        Err(Error::Cgroup { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            let mut directory = hierarchy.mount.clone();
+            for part in path.as_str().split('/').skip(1) {
+                directory.push(part);
+                make_one(hierarchy, &directory, made)?;
             }
         }
-        if hierarchy.is_v2() && directory == hierarchy.mount.join(&path.as_str()[1..]) {
-            v2::delegate(hierarchy, &hierarchy.mount, &parent)?;
+        result => result?,
+    }
+    match leaf.parent() {
+        Some(parent) if hierarchy.is_v2() => v2::delegate(hierarchy, &hierarchy.mount, parent),
+        _ => Ok(()),
+    }
+}
+
+fn make_one(hierarchy: &Hierarchy, directory: &Path, made: &mut Vec<PathBuf>) -> Result<(), Error> {
+    match mkdir(directory, Mode::from_raw_mode(0o755)) {
+        Ok(()) => made.push(directory.into()),
+        Err(Errno::EXIST) => return Ok(()),
+        Err(errno) => {
+            return Err(Error::Cgroup {
+                operation: "mkdir".into(),
+                path: directory.into(),
+                source: errno.into(),
+            });
         }
     }
-    Ok(())
+    if !hierarchy.is_v2() && hierarchy.controls("cpuset") {
+        v1::fill_cpuset(directory)
+    } else {
+        Ok(())
+    }
 }
 
 /// `pids.max` as both versions take it; 0 leaves it as it is.

@@ -66,7 +66,10 @@ fn main() {
     }
     // What the process keeps open for itself from the first use on.
     coracle_container::pod_init::preload().unwrap();
-    drop((fixture::busybox(), coracle_types::ContainerId::generate()));
+    // So is the device program that the containers of these tests have in common.
+    let image = fixture::busybox();
+    assert_eq!(fixture::shell(&image, "exit 3").0, 3);
+    drop((image, coracle_types::ContainerId::generate()));
     let mut failed = Vec::new();
     for (name, test) in tests.iter().filter(|(name, _)| chosen(name)) {
         let before = fixture::census();
