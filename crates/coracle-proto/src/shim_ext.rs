@@ -93,6 +93,7 @@ pub fn from_status(error: &ttrpc::Error) -> (Kind, String) {
     missing_docs,
     unreachable_pub,
     unused_imports,
+    unused_mut,
     dead_code,
     non_upper_case_globals,
     non_snake_case,
