@@ -6,12 +6,11 @@ mod links;
 mod names;
 mod nodes;
 
-pub(crate) use attributes::{Attributes, OPAQUE, is_opaque, set_mtime};
+pub(crate) use attributes::{Attributes, is_opaque, set_mtime};
 #[cfg(test)]
 pub(crate) use directories::Confinement;
-pub(crate) use directories::{Directories, inside};
+pub(crate) use directories::{Directories, inside, mark_opaque};
 pub(crate) use names::LayerPath;
-pub(crate) use nodes::mark_opaque;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,6 +18,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use coracle_types::{Digest, Kind as ErrorKind, Kinded};
+use serde::{Deserialize, Serialize};
 
 use crate::archive::{Archive, Entry, Kind, with_feed};
 use crate::limits::Limits;
@@ -111,13 +111,16 @@ pub(crate) struct Extraction {
 }
 
 /// What an unpacked layer's metadata records.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Contents {
     pub(crate) usage: Usage,
     /// Directories that no entry describes.
     pub(crate) implied: Vec<LayerPath>,
+    /// Implied directories that an opaque mark emptied: they stay the lower layers' directories.
+    pub(crate) emptied: Vec<LayerPath>,
     /// Directories with whiteouts in them.
     pub(crate) whiteouts: Vec<LayerPath>,
+    /// Nothing of the layers below shows through.
     pub(crate) opaque_root: bool,
 }
 

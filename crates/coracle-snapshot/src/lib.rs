@@ -30,9 +30,9 @@
 //! `publishing` is over one fsync. Published layers are never changed.
 //!
 //! # What survives a crash
-//! A layer is published by: tree and `layer.json` in staging, syncfs, rename into `layers/`, fsync of
-//! `layers/`. A power cut at any point leaves it whole or in staging, and staging is emptied at the next
-//! start. A layer whose record is missing, of another version or of another id is removed then; the owner
+//! A layer is published by: its tree and `layer.json` in staging, syncfs, rename into `layers/`, fsync of
+//! `layers/`. A power cut at any point leaves it whole or in staging, and a thread empties staging after the
+//! next start. A layer whose record is missing, of another version or of another id is removed then; the owner
 //! of the image finds it missing and pulls it. Removal renames into staging first, so a layer or writable
 //! layer is never half there under its own name. Writable layers are not synced: after a power loss what
 //! containers wrote is as the file system left it, and no container lives to see it. Views need nothing:

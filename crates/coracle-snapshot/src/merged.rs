@@ -39,25 +39,42 @@ impl Merged {
             missing.push(std::mem::replace(&mut at, parent));
         };
         while let Some(next) = missing.pop() {
-            let mut here = Vec::new();
-            for layer in above.iter().copied() {
-                match self.open(layer, &next) {
-                    Ok(directory) => {
-                        here.push(layer);
-                        if is_opaque(&directory)? {
-                            break;
-                        }
-                    }
-                    Err(Errno::NOENT) => {}
-                    // A file or a whiteout hides whatever is below it.
-                    Err(Errno::NOTDIR | Errno::LOOP) => break,
-                    Err(errno) => return Err(errno),
-                }
-            }
+            let here = self.merge(&above, &next)?;
             above = here.into();
             self.members.insert(next, Rc::clone(&above));
         }
         Ok(above)
+    }
+
+    /// The layers below `layer` that would be merged in the directory at `path` if `layer` did not hide
+    /// them there.
+    pub(crate) fn members_below(&mut self, layer: usize, path: &LayerPath) -> Result<Vec<usize>> {
+        let Some((parent, _)) = path.split() else {
+            return Ok(Vec::new());
+        };
+        let above = self.members(&parent)?;
+        let below: Vec<usize> = above.iter().copied().filter(|other| *other > layer).collect();
+        self.merge(&below, path)
+    }
+
+    /// Of layers that are merged in a directory, those merged in one inside it.
+    fn merge(&self, layers: &[usize], path: &LayerPath) -> Result<Vec<usize>> {
+        let mut members = Vec::new();
+        for layer in layers.iter().copied() {
+            match self.open(layer, path) {
+                Ok(directory) => {
+                    members.push(layer);
+                    if is_opaque(&directory)? {
+                        break;
+                    }
+                }
+                Err(Errno::NOENT) => {}
+                // A file or a whiteout hides whatever is below it.
+                Err(Errno::NOTDIR | Errno::LOOP) => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(members)
     }
 
     /// What is seen at `path`, and of which layer; symbolic links on the way are not followed.

@@ -6,9 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
 
-use crate::extract::{Contents, LayerPath};
+use crate::extract::Contents;
 use crate::id::LayerId;
-use crate::snapshotter::Usage;
 
 pub(crate) const RECORD: &str = "layer.json";
 /// Readers refuse records of other versions: such a layer is removed and pulled again.
@@ -21,46 +20,15 @@ const MOST_BYTES: u64 = 1 << 30;
 pub(crate) struct LayerRecord {
     version: u32,
     pub(crate) id: LayerId,
-    pub(crate) usage: Usage,
-    /// Directories that no entry of the archive describes.
-    pub(crate) implied: Vec<LayerPath>,
-    /// Directories that contain whiteouts.
-    pub(crate) whiteouts: Vec<LayerPath>,
-    /// Nothing of the layers below shows through.
-    pub(crate) opaque_root: bool,
+    pub(crate) contents: Contents,
 }
 
 impl LayerRecord {
     pub(crate) fn new(id: LayerId, contents: Contents) -> Self {
-        let Contents {
-            usage,
-            implied,
-            whiteouts,
-            opaque_root,
-        } = contents;
         Self {
             version: VERSION,
             id,
-            usage,
-            implied,
-            whiteouts,
-            opaque_root,
-        }
-    }
-
-    pub(crate) fn into_contents(self) -> Contents {
-        let Self {
-            usage,
-            implied,
-            whiteouts,
-            opaque_root,
-            ..
-        } = self;
-        Contents {
-            usage,
-            implied,
-            whiteouts,
-            opaque_root,
+            contents,
         }
     }
 

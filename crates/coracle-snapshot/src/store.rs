@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use coracle_types::{ContainerId, Digest};
 use rustix::fs::{
@@ -148,7 +149,9 @@ impl Store {
         private(EMPTY)?;
         store.read_layers()?;
         store.read_writables()?;
-        store.clean_staging()?;
+        let _sweep = store.clean_staging()?;
+        #[cfg(test)]
+        _sweep.join().expect("removal does not panic");
         Ok(store)
     }
 
@@ -211,14 +214,28 @@ impl Store {
         Ok(())
     }
 
-    fn clean_staging(&self) -> Result<(), Error> {
-        for name in names(&self.staging, || self.root.join(STAGING))? {
-            if let Err(error) = walk::remove(self.staging.as_fd(), OsStr::new(&name)) {
-                let error = std::io::Error::from(error);
-                tracing::warn!(name, %error, "a leftover in staging cannot be removed");
+    /// Removes what a crash left in staging, on a thread: a large layer may take seconds, and the names
+    /// found now are never used again.
+    fn clean_staging(&self) -> Result<thread::JoinHandle<()>, Error> {
+        let failed = |source| Error::State {
+            action: "clean",
+            path: self.root.join(STAGING),
+            source,
+        };
+        let leftovers = names(&self.staging, || self.root.join(STAGING))?;
+        let staging = self.staging.try_clone().map_err(failed)?;
+        let sweep = move || {
+            for name in leftovers {
+                if let Err(error) = walk::remove(staging.as_fd(), OsStr::new(&name)) {
+                    let error = std::io::Error::from(error);
+                    tracing::warn!(name, %error, "a leftover in staging cannot be removed");
+                }
             }
-        }
-        Ok(())
+        };
+        thread::Builder::new()
+            .name("layer-sweep".into())
+            .spawn(sweep)
+            .map_err(failed)
     }
 
     /// The layer if it is published, held.
@@ -390,9 +407,9 @@ impl Store {
 impl Published {
     fn of(record: &LayerRecord) -> Self {
         Self {
-            usage: record.usage,
-            opaque_root: record.opaque_root,
-            has_whiteouts: !record.whiteouts.is_empty(),
+            usage: record.contents.usage,
+            opaque_root: record.contents.opaque_root,
+            has_whiteouts: !record.contents.whiteouts.is_empty(),
         }
     }
 }

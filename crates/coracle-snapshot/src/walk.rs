@@ -225,8 +225,15 @@ impl Visit for Remover {
     }
 
     fn other(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-        let stat = Stat::at(directory, name)?;
-        unlink(directory, display(name), AtFlags::empty())?;
+        let stat = match Stat::at(directory, name) {
+            // Another sweep of the same leftovers was faster.
+            Err(Errno::NOENT) => return Ok(()),
+            other => other?,
+        };
+        match unlink(directory, display(name), AtFlags::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            other => other?,
+        }
         if stat.links <= 1 {
             self.all = self.all
                 + Usage {
@@ -238,7 +245,10 @@ impl Visit for Remover {
     }
 
     fn leave(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-        unlink(parent, display(name), AtFlags::REMOVEDIR)
+        match unlink(parent, display(name), AtFlags::REMOVEDIR) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
+        }
     }
 }
 

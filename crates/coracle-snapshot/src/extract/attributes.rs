@@ -15,7 +15,7 @@ use crate::archive::Entry;
 use crate::stat::Stat;
 
 /// Overlay's mark on a directory that hides the same directory below.
-pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// The ACL that files made in a directory get.
 pub(super) const DEFAULT_ACL: &str = "system.posix_acl_default";

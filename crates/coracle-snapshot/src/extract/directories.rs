@@ -54,6 +54,8 @@ pub(crate) struct Directory {
 struct Known {
     mtime: Timespec,
     implied: bool,
+    /// An opaque mark, not a whiteout, hides what lower layers have in it.
+    emptied: bool,
     whiteouts: bool,
     /// Set last: files made below it would inherit it.
     default_acl: Option<Vec<u8>>,
@@ -81,6 +83,7 @@ impl Directories {
         let implied = Known {
             mtime: epoch,
             implied: true,
+            emptied: false,
             whiteouts: false,
             default_acl: None,
         };
@@ -258,6 +261,7 @@ impl Directories {
         let known = Known {
             mtime,
             implied: true,
+            emptied: false,
             whiteouts: false,
             default_acl: None,
         };
@@ -280,10 +284,18 @@ impl Directories {
             Known {
                 mtime,
                 implied: false,
+                emptied: false,
                 whiteouts,
                 default_acl,
             },
         )
+    }
+
+    /// Notes whether an opaque directory is still the lower layers' directory, only empty.
+    pub(crate) fn is_emptied(&mut self, path: &LayerPath, emptied: bool) {
+        if let Some(known) = self.known.get_mut(path) {
+            known.emptied = emptied;
+        }
     }
 
     /// Notes that the directory has a whiteout in it.
@@ -397,6 +409,9 @@ impl Directories {
             if known.implied {
                 done.implied.push(path.clone());
             }
+            if known.implied && known.emptied {
+                done.emptied.push(path.clone());
+            }
             if known.whiteouts {
                 done.whiteouts.push(path.clone());
             }
@@ -411,8 +426,12 @@ pub(crate) fn inside() -> ResolveFlags {
 }
 
 pub(super) fn set_opaque(entry: &[u8], directory: impl AsFd) -> Result<(), ExtractError> {
+    mark_opaque(directory).map_err(ExtractError::io(entry, "mark a directory as opaque"))
+}
+
+/// Hides the lower layers' directory below this one.
+pub(crate) fn mark_opaque(directory: impl AsFd) -> rustix::io::Result<()> {
     fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())
-        .map_err(ExtractError::io(entry, "mark a directory as opaque"))
 }
 
 /// The keys at and below `path`.

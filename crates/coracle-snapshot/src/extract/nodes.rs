@@ -6,8 +6,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags, chmod, chownat, fsetxattr, ftruncate, lsetxattr,
-    makedev, mkdirat, mknodat, openat, setxattr, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags, chmod, chownat, ftruncate, lsetxattr, makedev,
+    mkdirat, mknodat, openat, setxattr, symlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite, write};
 
@@ -15,7 +15,7 @@ use super::attributes::{
     DEFAULT_ACL, apply, by_descriptor, clear_xattrs, set_mtime, times, unless_unsupported, wanted,
 };
 use super::directories::{Directory, keys_within, set_opaque};
-use super::{ExtractError, Extraction, LayerPath};
+use super::{ExtractError, Extraction, LayerPath, is_opaque};
 use crate::archive::{Archive, Entry, Kind, Segment};
 use crate::stat::Stat;
 
@@ -255,7 +255,10 @@ impl Extraction {
     fn mark_removed(&mut self, entry: &Entry, parent: &Directory, name: &[u8]) -> Result<(), ExtractError> {
         let os_name = OsStr::from_bytes(name);
         match self.directories.child(parent, name) {
-            Ok(fd) => return set_opaque(&entry.path, fd),
+            Ok(fd) => {
+                self.directories.is_emptied(&parent.path.join(name), false);
+                return set_opaque(&entry.path, fd);
+            }
             // A file of this layer, which hides all below already, or a whiteout.
             Err(Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             Err(Errno::NOENT) => {}
@@ -281,7 +284,15 @@ impl Extraction {
             self.opaque_root = true;
             return Ok(());
         }
-        set_opaque(&entry.path, &directory.fd)
+        let opaque = is_opaque(&directory.fd).map_err(ExtractError::io(
+            &entry.path,
+            "look whether a directory is opaque",
+        ))?;
+        if !opaque {
+            set_opaque(&entry.path, &directory.fd)?;
+            self.directories.is_emptied(&directory.path, true);
+        }
+        Ok(())
     }
 
     /// Makes room for an entry: what an earlier one of this layer made goes.
@@ -343,9 +354,4 @@ fn write_segment(
         }
     }
     Ok(())
-}
-
-/// Sets overlay's opaque mark without an entry at hand; for layers that are made here.
-pub(crate) fn mark_opaque(directory: impl AsFd) -> rustix::io::Result<()> {
-    fsetxattr(directory, super::OPAQUE, b"y", XattrFlags::empty())
 }

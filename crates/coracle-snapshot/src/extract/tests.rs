@@ -9,7 +9,7 @@ use std::path::Path;
 use super::{Confinement, Contents, Directories, ExtractError, Extraction};
 use crate::archive::{Archive, with_feed};
 use crate::limits::Limits;
-use crate::testing::{Item, archive};
+use crate::testing::{Item, archive, fast_directory};
 
 /// Unpacks an archive below a directory.
 fn unpack(root: &Path, bytes: &[u8]) -> Result<Contents, ExtractError> {
@@ -34,7 +34,7 @@ fn unpack_with(
 }
 
 fn unpack_items(items: &[Item]) -> (tempfile::TempDir, Result<Contents, ExtractError>) {
-    let root = tempfile::tempdir().expect("writable");
+    let root = fast_directory();
     let result = unpack(root.path(), &archive(items));
     (root, result)
 }

@@ -54,7 +54,7 @@ impl Snapshots {
                     return Ok(layer);
                 };
                 let record = self.store.read_record(&layer.id)?;
-                if below.is_empty() || record.implied.iter().all(LayerPath::is_root) {
+                if below.is_empty() || record.contents.implied.iter().all(LayerPath::is_root) {
                     return Ok(layer);
                 }
                 let moved = {
@@ -80,7 +80,7 @@ impl Snapshots {
                 let roots = || self.roots(below);
                 match relocate::relocate(&self.store, &descriptor.diff_id, tree, &record, roots)? {
                     Some((moved, contents)) => moved.publish(id, Some(&descriptor.chain_id), contents),
-                    None => staging.publish(id, Some(&descriptor.chain_id), record.into_contents()),
+                    None => staging.publish(id, Some(&descriptor.chain_id), record.contents),
                 }
             }
         }
@@ -129,30 +129,61 @@ impl Snapshots {
 /// Directories of a fix-up layer, parents first.
 type Fixes = BTreeMap<LayerPath, (Attributes, rustix::fs::Timespec)>;
 
+/// The layers of an image, and which directories they only imply.
+struct Stacked<'r> {
+    merged: Merged,
+    implied: Vec<HashSet<&'r LayerPath>>,
+    emptied: Vec<HashSet<&'r LayerPath>>,
+}
+
+impl Stacked<'_> {
+    /// The topmost layer with an entry for the directory that is seen at `path`.
+    fn describing(&mut self, path: &LayerPath) -> rustix::io::Result<Option<usize>> {
+        let mut members = self.merged.members(path)?.to_vec();
+        loop {
+            if let Some(found) = members.iter().find(|layer| !self.implied[**layer].contains(path)) {
+                return Ok(Some(*found));
+            }
+            match members.last() {
+                // It hides what is in the directory below, but it is that directory.
+                Some(last) if self.emptied[*last].contains(path) => {
+                    members = self.merged.members_below(*last, path)?;
+                }
+                _ => return Ok(None),
+            }
+        }
+    }
+}
+
 /// Finds what a fix-up layer must hold.
-fn find(mut merged: Merged, records: &[LayerRecord]) -> rustix::io::Result<Fixes> {
-    let implied: Vec<HashSet<&LayerPath>> = records
-        .iter()
-        .map(|record| record.implied.iter().collect())
-        .collect();
+fn find(merged: Merged, records: &[LayerRecord]) -> rustix::io::Result<Fixes> {
+    let contents = || records.iter().map(|record| &record.contents);
+    let mut stacked = Stacked {
+        merged,
+        implied: contents()
+            .map(|contents| contents.implied.iter().collect())
+            .collect(),
+        emptied: contents()
+            .map(|contents| contents.emptied.iter().collect())
+            .collect(),
+    };
     let mut wanted: Vec<LayerPath> = Vec::new();
-    for (layer, record) in records.iter().enumerate() {
-        for path in &record.implied {
-            let members = merged.members(path)?;
-            if members.first() != Some(&layer) {
+    for (layer, contents) in contents().enumerate() {
+        for path in &contents.implied {
+            if stacked.merged.members(path)?.first() != Some(&layer) {
                 continue;
             }
-            let Some(described) = members.iter().find(|below| !implied[**below].contains(path)) else {
+            let Some(described) = stacked.describing(path)? else {
                 continue;
             };
-            if merged.attributes(*described, path)? != merged.attributes(layer, path)? {
+            if stacked.merged.attributes(described, path)? != stacked.merged.attributes(layer, path)? {
                 wanted.push(path.clone());
             }
         }
         // Overlay lists a directory that only one layer has without looking for whiteouts in it: they
         // would be seen as names that do not exist.
-        for path in &record.whiteouts {
-            if merged.members(path)?[..] == [layer] && (records.len() > 1 || !path.is_root()) {
+        for path in &contents.whiteouts {
+            if stacked.merged.members(path)?[..] == [layer] && (records.len() > 1 || !path.is_root()) {
                 wanted.push(path.clone());
             }
         }
@@ -161,11 +192,10 @@ fn find(mut merged: Merged, records: &[LayerRecord]) -> rustix::io::Result<Fixes
     for path in wanted {
         let mut next = Some(path);
         while let Some(path) = next.filter(|path| !fixes.contains_key(path)) {
-            let members = merged.members(&path)?;
-            let described = members.iter().find(|layer| !implied[**layer].contains(&path));
-            let layer = *described.or(members.first()).ok_or(Errno::NOENT)?;
-            let mtime = Stat::of(merged.open(layer, &path)?)?.mtime;
-            fixes.insert(path.clone(), (merged.attributes(layer, &path)?, mtime));
+            let top = stacked.merged.members(&path)?.first().copied();
+            let layer = stacked.describing(&path)?.or(top).ok_or(Errno::NOENT)?;
+            let mtime = Stat::of(stacked.merged.open(layer, &path)?)?.mtime;
+            fixes.insert(path.clone(), (stacked.merged.attributes(layer, &path)?, mtime));
             next = path.split().map(|(parent, _)| parent);
         }
     }

@@ -42,7 +42,7 @@ pub(super) fn relocate(
     with_layer.extend(lowers()?);
     let mut all = Merged::new(with_layer);
     let meets = meets_links(&mut all, record).map_err(Error::state("compare with lower layers", path()))?;
-    if record.opaque_root || !meets {
+    if record.contents.opaque_root || !meets {
         return Ok(None);
     }
     let staging = Staging::make(store)?;
@@ -51,7 +51,8 @@ pub(super) fn relocate(
         diff_id,
         tree,
         lowers: Merged::new(lowers()?),
-        implied: record.implied.iter().collect(),
+        implied: record.contents.implied.iter().collect(),
+        emptied: record.contents.emptied.iter().collect(),
         out: Directories::new(root, &store.limits),
     };
     moving.run()?;
@@ -64,7 +65,7 @@ pub(super) fn relocate(
 
 /// Whether a lower layer shows a symbolic link where the layer implies a directory.
 fn meets_links(all: &mut Merged, record: &LayerRecord) -> rustix::io::Result<bool> {
-    for path in &record.implied {
+    for path in &record.contents.implied {
         let Some((parent, _)) = path.split() else { continue };
         if all.members(path)?[..] == [0] && is_opaque(all.open(0, path)?)? {
             continue;
@@ -88,6 +89,7 @@ struct Moving<'r> {
     tree: OwnedFd,
     lowers: Merged,
     implied: HashSet<&'r LayerPath>,
+    emptied: HashSet<&'r LayerPath>,
     out: Directories,
 }
 
@@ -158,6 +160,7 @@ impl Moving<'_> {
         }
         if opaque {
             mark_opaque(&out.fd)?;
+            self.out.is_emptied(&to, self.emptied.contains(&step.from));
         }
         for entry in Dir::read_from(&from)? {
             let entry = entry?;

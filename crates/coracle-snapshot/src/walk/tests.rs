@@ -36,7 +36,7 @@ fn closed_directories_and_odd_names_go_too() {
     fs::write(tree.join("closed/below/file"), "x").expect("writable");
     fs::write(tree.join(OsStr::from_bytes(b"\xff\n")), "x").expect("writable");
     for path in ["closed/below", "closed"] {
-        fs::set_permissions(tree.join(path), fs::Permissions::from_mode(0)).expect("ours");
+        fs::set_permissions(tree.join(path), fs::Permissions::from_mode(0o000)).expect("ours");
     }
     removed(root.path(), "tree").expect("removable");
     assert!(!tree.exists());
@@ -58,7 +58,7 @@ fn make_deep(root: &Path, depth: usize) {
 
 #[test]
 fn deep_trees_are_counted_and_removed() {
-    let root = tempfile::tempdir().expect("writable");
+    let root = crate::testing::fast_directory();
     make_deep(root.path(), 20_000);
     let parent = fs::File::open(root.path()).expect("made");
     let counted = usage(parent.as_fd(), OsStr::new("d")).expect("countable");

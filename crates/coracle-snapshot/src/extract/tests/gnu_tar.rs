@@ -8,7 +8,7 @@ use std::process::Command;
 use proptest::prelude::*;
 
 use super::unpack;
-use crate::testing::{Item, Tree, archive, read_tree};
+use crate::testing::{Item, Tree, archive, fast_directory, read_tree};
 
 /// Unpacks with GNU tar as an image's layer is meant to be.
 fn gnu_tar(bytes: &[u8], root: &Path) {
@@ -56,10 +56,7 @@ fn assert_same(ours: Tree, theirs: Tree, implied: &BTreeSet<PathBuf>) {
 }
 
 fn compare(bytes: &[u8]) {
-    let (ours, theirs) = (
-        tempfile::tempdir().expect("writable"),
-        tempfile::tempdir().expect("writable"),
-    );
+    let (ours, theirs) = (fast_directory(), fast_directory());
     let mode = |path: &Path| {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
     };
@@ -192,7 +189,7 @@ proptest! {
 
 /// Lets GNU tar write an archive of a real tree in one of its formats.
 fn written_by_gnu_tar(arguments: &[&str], fill: impl Fn(&Path)) -> Vec<u8> {
-    let source = tempfile::tempdir().expect("writable");
+    let source = fast_directory();
     fill(source.path());
     let output = Command::new("tar")
         .args(["--create", "--file=-"])
@@ -233,7 +230,7 @@ fn as_root_sparse_files_of_all_formats_are_whole_and_sparse() {
     ] {
         let bytes = written_by_gnu_tar(format, fill_with_sparse);
         compare(&bytes);
-        let root = tempfile::tempdir().expect("writable");
+        let root = fast_directory();
         unpack(root.path(), &bytes).expect("legal");
         let many = fs::metadata(root.path().join("many")).expect("unpacked");
         assert!(
@@ -281,4 +278,66 @@ fn as_root_later_entries_win_and_change_types() {
         Item::file("b", "was a directory"),
         Item::directory("b", 0o1777),
     ])));
+}
+
+/// How long unpacking takes beside GNU tar's: `cargo test -- --ignored --nocapture speed`. Ours hashes the
+/// stream, too.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_ten_thousand_files_as_root() {
+    let items: Vec<Item> = (0..1000)
+        .flat_map(|directory| {
+            let files = (0..10).map(move |file| {
+                let size = (directory * 7919 + file * 104_729) % 20_000;
+                Item {
+                    owner: (0, 0),
+                    ..Item::file(
+                        format!("d{}/e{directory}/f{file}", directory % 30),
+                        vec![b'x'; size],
+                    )
+                }
+            });
+            std::iter::once(Item::directory(
+                format!("d{}/e{directory}", directory % 30),
+                0o755,
+            ))
+            .chain(files)
+        })
+        .collect();
+    let bytes = archive(&items);
+    let file = tempfile::NamedTempFile::new().expect("writable");
+    fs::write(file.path(), &bytes).expect("writable");
+    let place = std::env::var_os("SPEED_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..9 {
+        let root = tempfile::tempdir_in(&place).expect("writable");
+        let begun = std::time::Instant::now();
+        let archive = fs::File::open(file.path()).expect("made");
+        let fd = fs::File::open(root.path()).expect("made").into();
+        let (extraction, _) = crate::extract::extract(fd, archive, &Default::default()).expect("legal");
+        extraction.finish().expect("legal");
+        ours.push(begun.elapsed().as_secs_f64());
+        let root = tempfile::tempdir_in(&place).expect("writable");
+        let begun = std::time::Instant::now();
+        let status = Command::new("tar")
+            .args(["-x", "-p", "--numeric-owner", "-f"])
+            .arg(file.path())
+            .arg("-C")
+            .arg(root.path())
+            .status()
+            .expect("GNU tar is installed");
+        theirs.push(begun.elapsed().as_secs_f64());
+        assert!(status.success());
+    }
+    for (who, times) in [("ours", &mut ours), ("GNU tar", &mut theirs)] {
+        times.sort_by(f64::total_cmp);
+        let median = times[times.len() / 2];
+        println!(
+            "{who}: median {:.0} ms, best {:.0} ms, {:.0} files/s, {:.0} MB/s",
+            median * 1e3,
+            times[0] * 1e3,
+            10_000.0 / median,
+            bytes.len() as f64 / 1e6 / median,
+        );
+    }
 }

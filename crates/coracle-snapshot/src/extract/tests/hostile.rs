@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{unpack, unpack_items, unpack_with};
 use crate::extract::{Confinement, ExtractError};
 use crate::limits::Limits;
-use crate::testing::{Item, archive, pax_record, read_tree};
+use crate::testing::{Item, archive, fast_directory, pax_record, read_tree};
 
 /// A directory with a victim beside the directory that is unpacked into.
 struct Stage {
@@ -18,7 +18,7 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let directory = tempfile::tempdir().expect("writable");
+        let directory = fast_directory();
         let (layer, outside) = (directory.path().join("layer"), directory.path().join("outside"));
         fs::create_dir(&layer).expect("writable");
         fs::create_dir_all(outside.join("dir")).expect("writable");
@@ -216,7 +216,7 @@ fn cve_2025_62518_sizes_that_differ_are_refused() {
         },
         Item::symlink("s", "x").pax("size", "1024"),
     ] {
-        let (_root, result) = unpack_items(&[item.clone()]);
+        let (_root, result) = unpack_items(std::slice::from_ref(&item));
         assert!(
             matches!(result, Err(ExtractError::Refused { .. })),
             "{item:?}: {result:?}"
@@ -269,10 +269,10 @@ fn rustsec_2026_0112_ambiguous_headers_are_refused() {
 fn what_ends_early_or_is_no_archive_is_refused() {
     let whole = archive(&[Item::file("f", vec![1; 2000])]);
     for cut in [1, 511, 513, 1500, 2500] {
-        let root = tempfile::tempdir().expect("writable");
+        let root = fast_directory();
         assert!(unpack(root.path(), &whole[..cut]).is_err(), "{cut}");
     }
-    let root = tempfile::tempdir().expect("writable");
+    let root = fast_directory();
     assert!(unpack(root.path(), &[b'x'; 4096]).is_err());
     assert!(
         unpack(root.path(), b"")
@@ -311,7 +311,7 @@ fn types_and_marks_that_mean_nothing_are_refused() {
         Item::directory("d", 0o755).pax("SCHILY.xattr.trusted.overlay.redirect", "/etc"),
         Item::file("f", "").pax("SCHILY.xattr.trusted.overlay.metacopy", ""),
     ] {
-        let (_root, result) = unpack_items(&[item.clone()]);
+        let (_root, result) = unpack_items(std::slice::from_ref(&item));
         assert!(
             matches!(result, Err(ExtractError::Refused { .. })),
             "{item:?}: {result:?}"
@@ -417,7 +417,7 @@ fn cve_2025_58183_bombs_are_bounded() {
         ("a long path", vec![Item::file(vec![b'/'; 5000], "")]),
         ("a large archive", vec![Item::file("f", vec![0; 5 << 20])]),
     ] {
-        let root = tempfile::tempdir().expect("writable");
+        let root = fast_directory();
         let result = unpack_with(root.path(), &archive(&items), &limits, Confinement::InRoot);
         assert!(
             matches!(
@@ -442,7 +442,7 @@ fn cve_2025_58183_endless_streams_end() {
     let mut begun = Vec::new();
     entry.write(&mut begun);
     for beginning in [&begun[..], &archive(&[])] {
-        let root = tempfile::tempdir().expect("writable");
+        let root = fast_directory();
         let fd = fs::File::open(root.path()).expect("made").into();
         let result = crate::extract::extract(fd, Endless(beginning), &limits);
         assert!(matches!(result, Err(ExtractError::Limit { .. })));
@@ -469,7 +469,7 @@ fn a_million_tiny_files_stop_at_the_limit() {
         entries: 5000,
         ..Limits::default()
     };
-    let root = tempfile::tempdir().expect("writable");
+    let root = fast_directory();
     let fd = fs::File::open(root.path()).expect("made").into();
     let result = crate::extract::extract(fd, Files(0, Vec::new()), &limits);
     assert!(matches!(result, Err(ExtractError::Limit { what: "entries", .. })));
@@ -483,7 +483,7 @@ fn a_reader_that_fails_or_panics_is_told() {
             Err(std::io::Error::other("connection reset"))
         }
     }
-    let root = tempfile::tempdir().expect("writable");
+    let root = fast_directory();
     let fd = fs::File::open(root.path()).expect("made").into();
     let result = crate::extract::extract(fd, Broken, &Limits::default());
     assert!(matches!(result, Err(ExtractError::Read(_))));

@@ -57,10 +57,10 @@ impl Model {
         let target = below(name.strip_prefix(b".wh.").unwrap_or(&name));
         match (item.flag, name.strip_prefix(b".wh.")) {
             (_, Some(b".wh..opq")) => {
-                // What becomes of the attributes of a directory that is only marked is not settled.
-                if !layer.described.contains(&parent) || parent.is_empty() {
+                if parent.is_empty() {
                     return false;
                 }
+                self.ensure(layer, &parent);
                 for child in self.children(&parent) {
                     self.hide(layer, &child);
                 }
@@ -111,7 +111,7 @@ impl Model {
     }
 
     /// Where a directory's path leads, links followed; `None` through a file or a circle.
-    fn resolve(&self, path: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn resolve(&self, path: &[u8]) -> Option<Vec<u8>> {
         let mut ahead: Vec<Vec<u8>> = parts(path).rev().map(<[u8]>::to_vec).collect();
         let (mut at, mut links) = (Vec::new(), 0);
         while let Some(name) = ahead.pop() {
