@@ -3,35 +3,47 @@
 //! It looks for a process whose program lies on another file system than the container's own, takes
 //! hold of that file without opening it, and tries to open it for writing once nobody executes it; as
 //! it is, and again from a user and mount namespace of its own with the mount's read-only flag cleared.
-//! It says on standard output what it has seen and done: `saw`, `cleared`, `WROTE`.
+//! As the control of the second attack it also runs outside: `run-read-only` executes a program from a
+//! detached read-only bind mount, the defence that does not hold.
+//!
+//! It says on standard output and in /report/said what it has seen and done: `saw`, `cleared`, `WROTE`.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use coracle_sys::mount_attr::{Change, Depth, Flag};
 use coracle_sys::namespaces::{Namespace, Namespaces, unshare};
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 /// What is written into the program: enough to see, too little to break it.
 const MARK: &[u8] = b"written by a container";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
+    let seconds = |place: usize| {
+        let text = arguments.get(place).map_or("", String::as_str);
+        Duration::from_secs(text.parse().unwrap_or(5))
+    };
+    // Standard input is the file, held by O_PATH.
     match arguments.get(1).map(String::as_str) {
-        // Standard input is the file, held by O_PATH.
-        Some("clear-and-write") => clear_and_write(),
-        Some(seconds) => search(Duration::from_secs(seconds.parse().unwrap_or(5))),
-        None => say("how long?"),
+        Some("write") => write("plainly", seconds(2)),
+        Some("clear-and-write") => clear_and_write(seconds(2)),
+        Some("run-read-only") => run_read_only(&arguments[2..]),
+        _ => search(seconds(1)),
     }
 }
 
 fn say(words: &str) {
-    // A closed log must not end the attack.
+    // The attack outlives whoever reads its output, so it is told to a volume too.
     let _ = writeln!(std::io::stdout(), "{words}");
+    let report = OpenOptions::new().create(true).append(true).open("/report/said");
+    let _ = report.and_then(|mut report| report.write_all(format!("{words}\n").as_bytes()));
 }
 
 /// Each program that is seen is attacked by children of its own, while the search goes on.
@@ -52,16 +64,18 @@ fn search(time: Duration) {
             let Ok(stat) = rustix::fs::fstat(&file) else {
                 continue;
             };
-            if stat.st_dev != own && seen.insert((stat.st_dev, stat.st_ino)) {
-                say(&format!("saw {} {}", stat.st_dev, stat.st_ino));
-                if let Ok(copy) = file.try_clone() {
-                    let child = Command::new("/proc/self/exe")
-                        .arg("clear-and-write")
-                        .stdin(Stdio::from(copy))
-                        .spawn();
-                    children.extend(child);
-                }
-                write("plainly", file);
+            if stat.st_dev == own || !seen.insert((stat.st_dev, stat.st_ino)) {
+                continue;
+            }
+            say(&format!("saw {} {}", stat.st_dev, stat.st_ino));
+            let left = time.saturating_sub(begin.elapsed()).as_secs().to_string();
+            for attack in ["write", "clear-and-write"] {
+                let Ok(copy) = file.try_clone() else { continue };
+                let child = Command::new("/proc/self/exe")
+                    .args([attack, &left])
+                    .stdin(Stdio::from(copy))
+                    .spawn();
+                children.extend(child);
             }
         }
     }
@@ -71,29 +85,30 @@ fn search(time: Duration) {
     say("done");
 }
 
-/// Tries until the file is no longer executed (ETXTBSY), for a while.
-fn write(how: &str, file: OwnedFd) {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+/// Tries for a while, as a program that is being executed is busy (ETXTBSY).
+fn write(how: &str, time: Duration) {
+    let about = rustix::fs::fstat(std::io::stdin().as_fd());
+    let file = about
+        .map(|about| format!("{} {}", about.st_dev, about.st_ino))
+        .unwrap_or_default();
     let begin = Instant::now();
-    let mut last = String::new();
-    while begin.elapsed() < Duration::from_secs(3) {
-        match OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(MARK))
-        {
-            Ok(()) => return say(&format!("WROTE {how}")),
-            Err(error) => last = error.to_string(),
+    let mut errors = BTreeSet::new();
+    while begin.elapsed() < time {
+        let opened = OpenOptions::new().append(true).open("/proc/self/fd/0");
+        match opened.and_then(|mut file| file.write_all(MARK)) {
+            Ok(()) => return say(&format!("WROTE {how} {file}")),
+            Err(error) => {
+                if errors.insert(error.to_string()) {
+                    say(&format!("refused {how} {file}: {error}"));
+                }
+            }
         }
         std::thread::sleep(Duration::from_micros(200));
     }
-    say(&format!("refused {how}: {last}"));
 }
 
-fn clear_and_write() {
-    let Ok(file) = std::io::stdin().as_fd().try_clone_to_owned() else {
-        return;
-    };
+fn clear_and_write(time: Duration) {
+    let file = std::io::stdin();
     let spaces = Namespaces::NONE.with(Namespace::User).with(Namespace::Mount);
     if let Err(error) = unshare(spaces) {
         say(&format!("no namespaces: {error}"));
@@ -105,5 +120,29 @@ fn clear_and_write() {
         Ok(()) => say("cleared"),
         Err(error) => say(&format!("not cleared: {error}")),
     }
-    write("after clearing", file);
+    write("after clearing", time);
+}
+
+/// Becomes a program that lies on a read-only bind mount of its own, as weak as the attacker.
+fn run_read_only(arguments: &[String]) {
+    let Some((program, arguments)) = arguments.split_first() else {
+        return say("which program?");
+    };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE;
+    let mount = match open_tree(rustix::fs::CWD, program.as_str(), flags) {
+        Ok(mount) => mount,
+        Err(error) => return say(&format!("no mount: {error}")),
+    };
+    if let Err(error) = Change::new()
+        .set(Flag::ReadOnly)
+        .apply(mount.as_fd(), Depth::This)
+    {
+        return say(&format!("not read-only: {error}"));
+    }
+    let error = Command::new("setpriv")
+        .args(["--inh-caps=-all", "--bounding-set=-all", "--"])
+        .arg(format!("/proc/self/fd/{}", mount.as_raw_fd()))
+        .args(arguments)
+        .exec();
+    say(&format!("setpriv: {error}"));
 }

@@ -35,6 +35,7 @@ pub struct Bed {
     pub busybox: String,
     node: Node,
     before: Census,
+    restarted: bool,
 }
 
 impl Bed {
@@ -67,14 +68,7 @@ impl Bed {
         let runtime = Runtime::of(&daemon).await?;
         runtime.ready().await?;
         let busybox = format!("{HOST}/busybox:1");
-        runtime.pull(&busybox).await.context("cannot pull busybox")?;
-        let pod = runtime
-            .run_pod(PodSpec::new("first").publish(12999, 80))
-            .await
-            .context("the first pod")?;
-        let container = pod.run(&ContainerSpec::new("first", &busybox, &["true"])).await?;
-        container.exited().await?;
-        pod.remove().await.context("the first pod's removal")?;
+        first_pod(&runtime, &busybox).await?;
         let before = Census::quiet(&node)?;
         Ok(Self {
             daemon,
@@ -83,6 +77,7 @@ impl Bed {
             busybox,
             node,
             before,
+            restarted: false,
         })
     }
 
@@ -162,6 +157,7 @@ impl Bed {
     /// # Errors
     /// When nobody answers.
     pub async fn reconnect(&mut self) -> Result<()> {
+        self.restarted = true;
         self.runtime = Runtime::of(&self.daemon).await?;
         self.runtime.ready().await
     }
@@ -175,6 +171,10 @@ impl Bed {
         anyhow::ensure!(pods.is_empty(), "pods are left: {pods:?}");
         let containers = self.runtime.list_containers().await?;
         anyhow::ensure!(containers.is_empty(), "containers are left: {containers:?}");
+        if self.restarted {
+            // What a daemon makes once in its life, the census before knows of its predecessor.
+            first_pod(&self.runtime, &self.busybox).await?;
+        }
         // A unary call leaves nothing behind it, but its connection's tasks want a moment.
         tokio::time::sleep(Duration::from_millis(20)).await;
         let after = Census::settled(&self.node, &self.before)?;
@@ -186,4 +186,16 @@ impl Bed {
         );
         Ok(())
     }
+}
+
+/// Pulls busybox and runs a pod of it with a published port to its end.
+async fn first_pod(runtime: &Runtime, busybox: &str) -> Result<()> {
+    runtime.pull(busybox).await.context("cannot pull busybox")?;
+    let pod = runtime
+        .run_pod(PodSpec::new("first").publish(12999, 80))
+        .await
+        .context("the first pod")?;
+    let container = pod.run(&ContainerSpec::new("first", busybox, &["true"])).await?;
+    container.exited().await?;
+    pod.remove().await.context("the first pod's removal")
 }

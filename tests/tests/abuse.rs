@@ -9,7 +9,8 @@ use coracle_testkit::cri::{ContainerSpec, PodSpec};
 use coracle_testkit::image::debian::busybox_root;
 use coracle_testkit::image::{Compression, Image, ImageBuilder, digest};
 use coracle_testkit::measure::rss;
-use coracle_testkit::node::{DaemonOptions, daemon};
+use coracle_testkit::node::{DaemonOptions, Role, daemon};
+use coracle_testkit::wait;
 use coracle_tests::checks::refused;
 use coracle_tests::{Bed, Plan};
 use tonic::Code;
@@ -51,9 +52,9 @@ fn attacker(name: &str, image: &str, seconds: &str) -> ContainerSpec {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_runtimes_program_cannot_be_written_from_a_container() -> Result<()> {
     let directory = tempfile::tempdir()?;
-    // A copy, which may be lost; and a second one for the control below.
-    let (program, control) = (directory.path().join("coracle"), directory.path().join("control"));
-    for copy in [&program, &control] {
+    // A copy, which may be lost; and two more for the controls below.
+    let [program, plain, bound] = ["coracle", "plain", "bound"].map(|name| directory.path().join(name));
+    for copy in [&program, &plain, &bound] {
         std::fs::copy(daemon::program()?, copy)?;
     }
     let before = digest(&std::fs::read(&program)?);
@@ -61,20 +62,23 @@ async fn the_runtimes_program_cannot_be_written_from_a_container() -> Result<()>
         program: Some(program.clone()),
         ..DaemonOptions::default()
     };
-    let bed = Bed::planned(Plan {
+    let mut bed = Bed::planned(Plan {
         daemon,
         subnet: Some("10.90.0.0/16"),
     })
     .await?;
     let image = bed.pull(&attacker_image()?, "attacker").await?;
     let pod = bed.runtime.run_pod(PodSpec::new("attack").shared_pids()).await?;
-    let hostile = pod.run(&attacker("attacker", &image, "8")).await?;
+    let report = directory.path().join("report");
+    std::fs::create_dir(&report)?;
+    pod.run(&attacker("attacker", &image, "12").bind(&report, "/report"))
+        .await?;
     let victim = ContainerSpec::idle("victim", &image).security(|security| {
-        security.namespace_options.get_or_insert_default().pid = cri::NamespaceMode::Pod.into()
+        security.namespace_options.get_or_insert_default().pid = cri::NamespaceMode::Pod.into();
     });
     let victim = pod.run(&victim).await?;
     // Starts and execs, each of which is for a moment a process of the runtime inside the pod.
-    for number in 0..60 {
+    for number in 0..40 {
         let name = format!("reflect-{number}");
         let reflect = attacker(&name, &image, "0").with(|config| config.command = vec!["/reflect".into()]);
         // It may be refused or may fail: what matters is the program.
@@ -84,39 +88,67 @@ async fn the_runtimes_program_cannot_be_written_from_a_container() -> Result<()>
         let _ = victim.exec(&["/reflect"]).await;
         let _ = victim.exec(&["true"]).await;
     }
-    // The control: a host's program that enters the pod without any defence is written. Were it not,
-    // this test would prove nothing.
-    let init = host_pid(&bed, "/attacker").context("the attacker does not run")?;
+    // The controls: a program of the host enters the pod without any defence, and from a read-only bind
+    // mount, and is written. Were they not, the test would prove nothing.
+    let weakened = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", "--"];
+    run_in_pod(&bed, &weakened, &plain).await?;
+    run_in_pod(&bed, &[env!("CARGO_BIN_EXE_attacker"), "run-read-only"], &bound).await?;
+    // A program that is executed by nobody is not busy: so the runtime dies, while the attack goes on
+    // with what it holds. Only then it is seen that the file itself cannot be written.
+    bed.daemon.kill9()?;
+    for process in bed.node().processes()? {
+        if process.role != Role::Other {
+            process.kill()?;
+        }
+    }
+    let said = wait::until("the end of the attack", Duration::from_secs(30), || {
+        let said = std::fs::read_to_string(report.join("said")).unwrap_or_default();
+        Ok(said.ends_with("done\n").then_some(said))
+    })?;
+    for control in [&plain, &bound] {
+        let now = digest(&std::fs::read(control)?);
+        assert_ne!(
+            now,
+            before,
+            "{} was not written, so this is no attack: {said}",
+            control.display()
+        );
+    }
+    assert_eq!(
+        digest(&std::fs::read(&program)?),
+        before,
+        "the program was written: {said}"
+    );
+    println!("the attacker:\n{said}");
+    bed.daemon.start_again()?;
+    bed.reconnect().await?;
+    pod.through(&bed.runtime).remove().await?;
+    bed.runtime.remove_image(&image).await?;
+    bed.leave().await
+}
+
+/// Runs a program of the host in the attacker's PID namespace for a moment, as weak as the attacker: the
+/// kernel hides the program of a stronger process (cap_ptrace_access_check).
+async fn run_in_pod(bed: &Bed, by: &[&str], program: &Path) -> Result<()> {
+    let init = host_pid(bed, "/attacker").context("the attacker does not run")?;
     let mut entered = std::process::Command::new("nsenter")
         .args([&format!("--target={init}"), "--pid", "--"])
-        .arg(&control)
+        .args(by)
+        .arg(program)
         .args(["demo-page", "--port", "18080"])
         .spawn()?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let child = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", entered.id()))?;
-    for pid in child
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", entered.id()))?;
+    for pid in children
         .split_whitespace()
         .filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?))
     {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
     }
     entered.wait()?;
-    hostile.exited().await?;
-    let said = hostile.log_lines()?;
-    let said: Vec<&str> = said.iter().map(|line| line.2.as_str()).collect();
-    assert_ne!(
-        digest(&std::fs::read(&control)?),
-        before,
-        "the attack is no attack: {said:?}"
-    );
-    assert_eq!(
-        digest(&std::fs::read(&program)?),
-        before,
-        "the program was written: {said:?}"
-    );
-    pod.remove().await?;
-    bed.runtime.remove_image(&image).await?;
-    bed.leave().await
+    // For the attacker, who tries all the time.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    Ok(())
 }
 
 /// The host's pid of the node's process that runs this program.

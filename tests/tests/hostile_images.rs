@@ -13,7 +13,7 @@ use coracle_tests::checks::refused;
 use tonic::Code;
 
 /// What a refusal may be.
-const REFUSED: [Code; 8] = [
+const REFUSED: [Code; 9] = [
     Code::InvalidArgument,
     Code::FailedPrecondition,
     Code::OutOfRange,
@@ -22,6 +22,7 @@ const REFUSED: [Code; 8] = [
     Code::NotFound,
     Code::DataLoss,
     Code::Internal,
+    Code::Unavailable,
 ];
 
 /// A tree whose every path and content is compared before and after.

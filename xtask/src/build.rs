@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use coracle_testkit::node::daemon::{self, PROGRAM_VARIABLE};
 
 use crate::workspace;
 
@@ -31,8 +32,16 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Builds the release program; gives its path.
+/// Builds the release program; gives its path. A program that `CORACLE_PROGRAM` names is taken as it is.
 pub(crate) fn release() -> Result<PathBuf> {
+    if std::env::var_os(PROGRAM_VARIABLE).is_some() {
+        let program = daemon::program()?;
+        println!(
+            "{PROGRAM_VARIABLE} names {}: nothing is built.",
+            program.display()
+        );
+        return Ok(program);
+    }
     cargo(&["build", "--release", "--package", "coracle"])?;
     Ok(workspace().join(RELEASE).join("coracle"))
 }

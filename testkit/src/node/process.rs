@@ -120,18 +120,17 @@ fn read(pid: u32, directory: PathBuf) -> Option<Process> {
     })
 }
 
-/// The program writes its role behind its name, as the first argument or within a title of its own.
+/// The program's role is its first argument, or part of a title that it gives itself: `coracle-shim 0123`.
 fn role(command: &[String]) -> Role {
-    let mut words = command
-        .iter()
-        .flat_map(|part| part.split([' ', ':']))
-        .filter(|word| !word.is_empty());
+    let mut words = command.iter().flat_map(|part| part.split_whitespace());
     let program = words.next().unwrap_or_default();
     let file = program.rsplit('/').next().unwrap_or_default();
-    if !file.starts_with("coracle") {
-        return Role::Other;
-    }
-    match words.find(|word| !word.starts_with('-')) {
+    let role = match file.strip_prefix("coracle") {
+        Some("") => words.find(|word| !word.starts_with('-')),
+        Some(title) => title.strip_prefix('-'),
+        None => None,
+    };
+    match role {
         Some("serve") => Role::Daemon,
         Some("keeper") => Role::Keeper,
         Some("shim") => Role::Shim,
@@ -151,8 +150,8 @@ mod tests {
             Role::Daemon
         );
         assert_eq!(role(&words(&["coracle", "keeper"])), Role::Keeper);
-        assert_eq!(role(&words(&["coracle shim 0123"])), Role::Shim);
-        assert_eq!(role(&words(&["coracle: shim 0123"])), Role::Shim);
+        assert_eq!(role(&words(&["coracle-shim 0123    "])), Role::Shim);
+        assert_eq!(role(&words(&["coracle-keeper n1"])), Role::Keeper);
         assert_eq!(role(&words(&["sleep", "shim"])), Role::Other);
         assert_eq!(role(&[]), Role::Other);
     }
