@@ -347,6 +347,3 @@ fn one_name(
         (pax, gnu) => Ok(pax.or(gnu)),
     }
 }
-
-#[cfg(test)]
-mod tests;

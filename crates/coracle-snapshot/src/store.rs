@@ -307,7 +307,7 @@ impl Store {
 
     /// Removes published layers that `keep` does not name and nobody uses.
     pub(crate) fn collect(&self, keep: &HashSet<LayerId>) -> Result<Usage, Error> {
-        let mut doomed = Vec::new();
+        let (mut doomed, mut failure) = (Vec::new(), None);
         {
             let _publishing = self.publishing();
             let mut index = self.index();
@@ -319,10 +319,14 @@ impl Store {
                 .cloned()
                 .collect();
             for id in victims {
-                doomed.push(self.withdraw(&mut index, &id)?);
+                match self.withdraw(&mut index, &id) {
+                    Ok(withdrawn) => doomed.push(withdrawn),
+                    Err(error) => failure = Some(error),
+                }
             }
         }
-        self.remove_withdrawn(doomed)
+        let freed = self.remove_withdrawn(doomed)?;
+        failure.map_or(Ok(freed), Err)
     }
 
     /// Removes one layer unless it is used.

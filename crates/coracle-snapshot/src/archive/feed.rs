@@ -74,11 +74,12 @@ pub(crate) fn with_feed<T>(
             at: 0,
             ended: false,
         };
-        let result = consume(feed)?;
-        let digest = reader
-            .join()
-            .map_err(|_| ExtractError::Read(io::Error::other("the stream's reader panicked")))?;
-        Ok((result, digest))
+        let result = consume(feed);
+        // Joined in any case: the scope would pass a panic on.
+        let digest = reader.join();
+        let digest =
+            digest.map_err(|_| ExtractError::Read(io::Error::other("the stream's reader panicked")))?;
+        Ok((result?, digest))
     })
 }
 

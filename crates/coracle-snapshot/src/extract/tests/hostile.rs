@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::{unpack, unpack_items, unpack_with};
 use crate::extract::{Confinement, ExtractError};
 use crate::limits::Limits;
@@ -477,14 +479,113 @@ fn a_million_tiny_files_stop_at_the_limit() {
 
 #[test]
 fn a_reader_that_fails_or_panics_is_told() {
-    struct Broken;
+    struct Broken(bool);
     impl Read for Broken {
         fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            assert!(!self.0, "a reader's own fault");
             Err(std::io::Error::other("connection reset"))
         }
     }
-    let root = fast_directory();
-    let fd = fs::File::open(root.path()).expect("made").into();
-    let result = crate::extract::extract(fd, Broken, &Limits::default());
-    assert!(matches!(result, Err(ExtractError::Read(_))));
+    for panics in [false, true] {
+        let root = fast_directory();
+        let fd = fs::File::open(root.path()).expect("made").into();
+        let result = crate::extract::extract(fd, Broken(panics), &Limits::default());
+        assert!(matches!(result, Err(ExtractError::Read(_))));
+    }
+}
+
+fn anything() -> impl Strategy<Value = Item> {
+    let flag = prop::sample::select(b"0012233456gxLKSDMV7\0Z".to_vec());
+    let names = [
+        "a",
+        "b",
+        "a/b",
+        "../a",
+        "/",
+        "./",
+        "",
+        "a/..",
+        ".wh.a",
+        "a/.wh..wh..opq",
+        ".wh..",
+        "b/outside",
+    ];
+    let name = prop::sample::select(names.to_vec());
+    let link = prop::sample::select(vec![
+        "a",
+        "b",
+        "../outside",
+        "/",
+        "..",
+        "a/b",
+        "../../outside/victim",
+    ]);
+    let key = prop::sample::select(vec![
+        "path",
+        "linkpath",
+        "size",
+        "uid",
+        "mtime",
+        "SCHILY.xattr.user.a",
+        "GNU.sparse.major",
+        "GNU.sparse.minor",
+        "GNU.sparse.map",
+        "GNU.sparse.size",
+        "GNU.sparse.offset",
+        "GNU.sparse.numbytes",
+        "GNU.sparse.name",
+        "GNU.sparse.realsize",
+    ]);
+    let value = prop::sample::select(vec![
+        "0",
+        "1",
+        "512",
+        "99999999999",
+        "-1",
+        "a",
+        "../x",
+        "0,1,512,7",
+        "",
+    ]);
+    let pax = prop::collection::vec((key, value), 0..3);
+    let data = prop::collection::vec(prop::sample::select(b"01\n\0a".to_vec()), 0..1100);
+    let size = prop::option::weighted(
+        0.2,
+        prop::sample::select(vec![0, 1, 511, 512, 513, 1 << 20, u64::MAX >> 1]),
+    );
+    (flag, name, link, pax, data, size).prop_map(|(flag, name, link, pax, data, size)| {
+        let mut item = Item {
+            link: link.into(),
+            data,
+            size,
+            ..Item::new(flag, name)
+        };
+        for (key, value) in pax {
+            item = item.pax(key, value);
+        }
+        item
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_an_archive_holds_stays_inside_as_root(
+        items in prop::collection::vec(anything(), 1..12),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+    ) {
+        let stage = Stage::new();
+        let before = read_tree(&stage.outside);
+        let mut bytes = archive(&items);
+        for (at, byte) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let limits = Limits { stream_bytes: 1 << 20, sparse_file_bytes: 1 << 20, ..Limits::default() };
+        let _ = unpack_with(&stage.layer, &bytes, &limits, Confinement::InRoot);
+        prop_assert_eq!(read_tree(&stage.outside), before);
+        let siblings = fs::read_dir(stage.layer.parent().expect("made below one")).expect("readable").count();
+        prop_assert_eq!(siblings, 2);
+    }
 }
