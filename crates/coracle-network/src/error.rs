@@ -105,7 +105,7 @@ pub enum Error {
         command: &'static str,
         /// Why.
         #[source]
-        source: PluginError,
+        source: Box<PluginError>,
     },
     /// A file of this crate's own could not be read or written.
     #[error("{operation} {}", path.display())]

@@ -200,6 +200,15 @@ impl Firewall {
         })
     }
 
+    /// Every port map there is to be, by pod.
+    pub(crate) fn port_rules(&self) -> Vec<(PodSandboxId, PortRule)> {
+        let state = self.state();
+        let ports = state.needs.ports.iter();
+        ports
+            .flat_map(|(pod, rules)| rules.iter().map(move |rule| (pod.clone(), *rule)))
+            .collect()
+    }
+
     /// Whether the kernel has every port map of the pod.
     pub(crate) fn check(&self, pod: &PodSandboxId, rules: &[PortRule]) -> Result<(), PluginError> {
         let mut state = self.state();

@@ -164,6 +164,17 @@ impl Networks {
         self.node.intents(pod)
     }
 
+    /// What there is of this instance's pods now, for an audit: marked links, pinned namespaces and
+    /// records as they are found, port maps as they are known. Links of detached pods are listed
+    /// until they are gone (see [`settle`](Self::settle)).
+    ///
+    /// # Errors
+    /// When links or directories cannot be listed.
+    pub async fn survey(&self) -> Result<Vec<(PodSandboxId, NetworkObject)>, Error> {
+        let node = self.node.clone();
+        blocking("surveying pods' networks", move || node.survey()).await
+    }
+
     /// Returns when every interface of detached pods is gone.
     pub async fn settle(&self) {
         self.node.doomed.settled().await;

@@ -1,34 +1,31 @@
 //! The node's networks as blocking operations; [`Networks`](crate::Networks) is their async face.
 
+mod busy;
+mod oversight;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use coracle_types::PodSandboxId;
 use ipnet::IpNet;
-use serde_json::{Value, json};
 
-use crate::cni::arguments;
-use crate::cni::chain::{Chain, chained, named_config};
+use crate::cni::chain::{Chain, chained};
 use crate::cni::configuration::NetworkConf;
 use crate::cni::directory::{Loaded, Network, load};
-use crate::cni::exec;
 use crate::cni::record::{Record, Records};
 use crate::cni::result::CniResult;
 use crate::firewall::{Firewall, Needs};
 use crate::links::Doomed;
-use crate::netlink::{Socket, route};
 use crate::plugins::{Stock, bridge, host_local, portmap};
 use crate::{
     AddressPreference, AttachedInterface, Attachment, Error, NetworkNotReady, NetworkObject, NetworksConfig,
     POD_INTERFACE, PluginError, PodNetwork, links, names, netns,
 };
 
-/// A plugin that is asked for its STATUS has no longer than this, whatever else it may have.
-const STATUS_DEADLINE: Duration = Duration::from_secs(5);
+use busy::Busy;
 
 /// All that the networks of a node know.
 #[derive(Debug)]
@@ -114,10 +111,10 @@ impl Node {
                 network: self.config.instance.to_string(),
                 plugin: "bridge".into(),
                 command: "configuration",
-                source: PluginError::Config {
+                source: Box::new(PluginError::Config {
                     field: "default network".into(),
                     problem,
-                },
+                }),
             })?;
             *write(&self.fallback) = Some(Arc::new(network));
         }
@@ -284,11 +281,11 @@ impl Node {
     /// Frees the pod's link, ports and addresses without knowing its network: in every directory of
     /// reservations there is.
     fn sweep(&self, pod: &PodSandboxId, current: &Current) -> Result<(), Error> {
-        let failed = |plugin: &str, source| Error::Plugin {
+        let failed = |plugin: &str, source: PluginError| Error::Plugin {
             network: "any".into(),
             plugin: plugin.into(),
             command: "DEL",
-            source,
+            source: Box::new(source),
         };
         self.drop_link(pod).map_err(|source| failed("bridge", source))?;
         self.firewall
@@ -347,10 +344,10 @@ impl Node {
             network: record.conf.name.clone(),
             plugin: String::new(),
             command: "CHECK",
-            source: PluginError::Config {
+            source: Box::new(PluginError::Config {
                 field: "plugins".into(),
                 problem,
-            },
+            }),
         })?;
         let chain = Chain {
             node: self,
@@ -360,148 +357,6 @@ impl Node {
             pod_cidrs: &record.pod_cidrs,
         };
         chain.check(result)
-    }
-
-    pub(crate) fn gc(&self, valid: &HashSet<PodSandboxId>) -> Result<(), Error> {
-        let mut first = Ok(());
-        let mut note = |done: Result<(), Error>| match done {
-            Err(error) if first.is_ok() => first = Err(error),
-            Err(error) => {
-                tracing::warn!(error = %chained(&error), "a further part of the collection failed too")
-            }
-            Ok(()) => {}
-        };
-        for record in self.records.all()? {
-            if !valid.contains(&record.pod.id) {
-                let _turn = self.busy.enter(&record.pod.id);
-                note(self.undo(&record));
-            }
-        }
-        if let Some(network) = self.current().network()
-            && !network.conf.disable_gc
-            && network.conf.version.has_status_and_gc()
-        {
-            for (plugin, stock) in network.conf.plugins.iter().zip(&network.stocks) {
-                let collected = match stock {
-                    Some(Stock::Bridge(config)) => {
-                        let attachments: HashSet<(String, String)> = valid
-                            .iter()
-                            .map(|pod| (pod.to_string(), POD_INTERFACE.into()))
-                            .collect();
-                        config.ipam.as_ref().map_or(Ok(()), |ipam| ipam.gc(&attachments))
-                    }
-                    Some(_) => Ok(()),
-                    None => self.ask(network, &plugin.kind, "GC", Some(valid)),
-                };
-                note(collected.map_err(|source| Error::Plugin {
-                    network: network.conf.name.clone(),
-                    plugin: plugin.kind.clone(),
-                    command: "GC",
-                    source,
-                }));
-            }
-        }
-        note(self.gc_links(valid));
-        note(self.gc_namespaces(valid));
-        first
-    }
-
-    fn gc_links(&self, valid: &HashSet<PodSandboxId>) -> Result<(), Error> {
-        let failed = |source| Error::Instance {
-            operation: "list",
-            subject: "links".into(),
-            source,
-        };
-        let mut socket = Socket::route().map_err(failed)?;
-        let prefix = format!("{}/", self.config.instance);
-        for (name, alias) in route::link_aliases(&mut socket).map_err(failed)? {
-            let pod = alias
-                .strip_prefix(&prefix)
-                .and_then(|id| id.parse::<PodSandboxId>().ok());
-            if pod.is_some_and(|pod| !valid.contains(&pod)) {
-                self.doomed.push(name);
-            }
-        }
-        Ok(())
-    }
-
-    fn gc_namespaces(&self, valid: &HashSet<PodSandboxId>) -> Result<(), Error> {
-        let failed = |source| Error::State {
-            operation: "list",
-            path: self.config.netns_dir.clone(),
-            source,
-        };
-        let prefix = format!("{}-", self.config.instance);
-        for entry in fs::read_dir(&self.config.netns_dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            let pod = name
-                .to_str()
-                .and_then(|name| name.strip_prefix(&prefix))
-                .and_then(|id| id.parse().ok());
-            if pod.is_some_and(|pod: PodSandboxId| !valid.contains(&pod)) {
-                netns::remove(&entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// STATUS or GC of a program: commands that concern no pod.
-    fn ask(
-        &self,
-        network: &Network,
-        kind: &str,
-        command: &str,
-        valid: Option<&HashSet<PodSandboxId>>,
-    ) -> Result<(), PluginError> {
-        let program = exec::find(kind, &self.config.bin_dirs)?;
-        let Some(plugin) = network.conf.plugins.iter().find(|plugin| plugin.kind == kind) else {
-            return Ok(());
-        };
-        let mut config = named_config(network, plugin);
-        let mut deadline = self.config.plugin_deadline.min(STATUS_DEADLINE);
-        if let Some(valid) = valid {
-            deadline = self.config.plugin_deadline;
-            let attachments: Value = valid
-                .iter()
-                .map(|pod| json!({ "containerID": pod, "ifname": POD_INTERFACE }))
-                .collect();
-            // The specification's key, and the one that the reference library writes beside it.
-            config.insert("cni.dev/valid-attachments".into(), attachments.clone());
-            config.insert("cni.dev/attachments".into(), attachments);
-        }
-        let environment = [
-            ("CNI_COMMAND", command.to_owned()),
-            ("CNI_PATH", arguments::search_path(&self.config.bin_dirs)),
-        ];
-        exec::run(&program, &environment, &Value::Object(config), deadline).map(drop)
-    }
-
-    pub(crate) fn status(&self) -> Result<(), NetworkNotReady> {
-        let current = self.current();
-        let network = current.network().ok_or_else(|| self.not_ready(&current))?;
-        for (plugin, stock) in network.conf.plugins.iter().zip(&network.stocks) {
-            if stock.is_some() {
-                continue;
-            }
-            if exec::find(&plugin.kind, &self.config.bin_dirs).is_err() {
-                return Err(NetworkNotReady::PluginMissing {
-                    network: network.conf.name.clone(),
-                    plugin: plugin.kind.clone(),
-                    searched: arguments::search_path(&self.config.bin_dirs).replace(':', ", "),
-                });
-            }
-            if network.conf.version.has_status_and_gc()
-                && let Err(error) = self.ask(network, &plugin.kind, "STATUS", None)
-            {
-                return Err(NetworkNotReady::PluginNotReady {
-                    network: network.conf.name.clone(),
-                    plugin: plugin.kind.clone(),
-                    reason: chained(&error),
-                });
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn intents(&self, pod: &PodNetwork) -> Vec<NetworkObject> {
@@ -602,44 +457,6 @@ fn note_needs(record: &Record, needs: &mut Needs) {
             }
             _ => {}
         }
-    }
-}
-
-/// Pods on which an operation is under way; a second one waits.
-#[derive(Debug, Default)]
-struct Busy {
-    pods: Mutex<HashSet<PodSandboxId>>,
-    left: Condvar,
-}
-
-struct Turn<'a> {
-    busy: &'a Busy,
-    pod: PodSandboxId,
-}
-
-impl Busy {
-    fn enter(&self, pod: &PodSandboxId) -> Turn<'_> {
-        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut pods = self
-            .left
-            .wait_while(pods, |pods| pods.contains(pod))
-            .unwrap_or_else(PoisonError::into_inner);
-        pods.insert(pod.clone());
-        Turn {
-            busy: self,
-            pod: pod.clone(),
-        }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.busy
-            .pods
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.pod);
-        self.busy.left.notify_all();
     }
 }
 

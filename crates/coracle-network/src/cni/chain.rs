@@ -235,7 +235,7 @@ impl<'a> Chain<'a> {
             network: self.network.conf.name.clone(),
             plugin: plugin.kind.clone(),
             command,
-            source,
+            source: Box::new(source),
         }
     }
 }

@@ -32,6 +32,7 @@ const FIB_DADDR: u32 = 2;
 const RTN_LOCAL: u32 = 2;
 const NAT_DNAT: u32 = 1;
 const VERDICT_DROP: u32 = 0;
+const VERDICT_RETURN: u32 = -5_i32 as u32;
 const VERDICT_JUMP: u32 = -3_i32 as u32;
 
 /// Writes attributes behind each other.
@@ -164,7 +165,7 @@ impl Rule {
     }
 
     /// Packets to an address of the host's own.
-    pub(super) fn to_host(self) -> Self {
+    pub(super) fn bound_for_host(self) -> Self {
         self.expression("fib", |data| {
             data.number(1, REG32_00)
                 .number(2, FIB_RESULT_ADDRTYPE)
@@ -208,6 +209,11 @@ impl Rule {
     /// Goes on in another chain.
     pub(super) fn jump(self, chain: &str) -> Self {
         self.verdict(VERDICT_JUMP, Some(chain))
+    }
+
+    /// Goes back to the calling chain.
+    pub(super) fn back(self) -> Self {
+        self.verdict(VERDICT_RETURN, None)
     }
 
     /// Drops the packet.

@@ -7,7 +7,7 @@
 //!   chain guard        hook prerouting, raw     drop what claims to be for 127.0.0.0/8 from outside
 //!   chain prerouting   hook prerouting, dstnat  to an address of the host's own: jump ports
 //!   chain output       hook output, dstnat      likewise
-//!   chain ports        dnat by host-ports, then by ports
+//!   chain ports        not for ::1; dnat by host-ports, then by ports
 //!   chain postrouting  hook postrouting, srcnat masquerade: translated from loopback or from the
 //!                      pod's own network; from a masqueraded network to outside of it
 //! }
@@ -124,6 +124,13 @@ impl Ruleset {
                 .destination(loopback, true)
                 .drop(),
         );
+        // Answers to ::1 have no way back: IPv6 knows no route_localnet. Refused at once is better than never.
+        let loopback6: IpNet = "::1/128".parse().expect("a constant network");
+        self.rule(
+            &mut batch,
+            "ports",
+            Rule::default().family(false).destination(loopback6, true).back(),
+        );
         for map in Map::ALL {
             self.rule(
                 &mut batch,
@@ -131,17 +138,22 @@ impl Ruleset {
                 Rule::default().translate(map.name(), map.is_ipv4, map.by_address),
             );
         }
-        self.rule(&mut batch, "prerouting", Rule::default().to_host().jump("ports"));
-        self.rule(&mut batch, "output", Rule::default().to_host().jump("ports"));
-        for loopback in [loopback, "::1/128".parse().expect("a constant network")] {
-            let is_ipv4 = loopback.addr().is_ipv4();
-            let rule = Rule::default()
-                .family(is_ipv4)
-                .source(loopback, true)
-                .translated()
-                .masquerade();
-            self.rule(&mut batch, "postrouting", rule);
-        }
+        self.rule(
+            &mut batch,
+            "prerouting",
+            Rule::default().bound_for_host().jump("ports"),
+        );
+        self.rule(
+            &mut batch,
+            "output",
+            Rule::default().bound_for_host().jump("ports"),
+        );
+        let from_loopback = Rule::default()
+            .family(true)
+            .source(loopback, true)
+            .translated()
+            .masquerade();
+        self.rule(&mut batch, "postrouting", from_loopback);
         needs
             .hairpin
             .iter()

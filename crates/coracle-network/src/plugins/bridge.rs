@@ -1,5 +1,9 @@
 //! The plugin `bridge`: a veth between the pod and a bridge of the host.
 
+mod config;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,8 +12,6 @@ use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
 use rustix::io::Errno;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
 
 use super::host_local;
 use crate::cni::result::{CniResult, Interface, IpConfig, RouteConfig};
@@ -18,130 +20,8 @@ use crate::netlink::route::{self, Link, Mac, PortMode, Route, Veth};
 use crate::netlink::{Batch, Socket};
 use crate::{NetlinkError, POD_INTERFACE, PluginError, PodNetwork, names, netns};
 
-const KEYS: &[&str] = &[
-    "bridge",
-    "isGateway",
-    "isGW",
-    "isDefaultGateway",
-    "ipMasq",
-    "ipMasqBackend",
-    "hairpinMode",
-    "promiscMode",
-    "mtu",
-    "portIsolation",
-    "ipam",
-    "forceAddress",
-    "vlan",
-    "vlanTrunk",
-    "preserveDefaultVlan",
-    "macspoofchk",
-    "disableContainerInterface",
-    "enabledad",
-    "uplinkInterface",
-];
-
-/// The plugin's configuration.
-#[derive(Debug, Clone)]
-pub(crate) struct Config {
-    written: Written,
-    /// `None` is a pod without addresses.
-    pub(crate) ipam: Option<host_local::Config>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Written {
-    bridge: String,
-    #[serde(alias = "isGW")]
-    is_gateway: bool,
-    is_default_gateway: bool,
-    ip_masq: bool,
-    hairpin_mode: bool,
-    promisc_mode: bool,
-    port_isolation: bool,
-    mtu: u32,
-}
-
-impl Default for Written {
-    fn default() -> Self {
-        Self {
-            bridge: "cni0".into(),
-            is_gateway: false,
-            is_default_gateway: false,
-            ip_masq: false,
-            hairpin_mode: false,
-            promisc_mode: false,
-            port_isolation: false,
-            mtu: 0,
-        }
-    }
-}
-
-impl Config {
-    /// Reads the configuration; `None` when it asks for something that only the program does.
-    pub(crate) fn read(config: &Map<String, Value>, network: &str) -> Result<Option<Self>, PluginError> {
-        let off = json!(false);
-        let plain = super::knows(config, KEYS)
-            && super::is_unset(config, "forceAddress", &off)
-            && super::is_unset(config, "vlan", &json!(0))
-            && super::is_unset(config, "vlanTrunk", &json!([]))
-            && super::is_unset(config, "macspoofchk", &off)
-            && super::is_unset(config, "disableContainerInterface", &off)
-            && super::is_unset(config, "enabledad", &off)
-            && super::is_unset(config, "uplinkInterface", &json!(""))
-            && super::is_unset(config, "ipMasqBackend", &json!("nftables"));
-        if !plain {
-            return Ok(None);
-        }
-        let ipam = match config.get("ipam") {
-            None | Some(Value::Null) => None,
-            Some(Value::Object(ipam)) if ipam.is_empty() => None,
-            Some(Value::Object(ipam)) if ipam.get("type") == Some(&json!("host-local")) => {
-                match host_local::Config::read(ipam, network)? {
-                    Some(read) => Some(read),
-                    None => return Ok(None),
-                }
-            }
-            Some(_) => return Ok(None),
-        };
-        let refuse = |field: &str, problem: String| PluginError::Config {
-            field: field.into(),
-            problem,
-        };
-        let mut written: Written = serde_json::from_value(Value::Object(config.clone()))
-            .map_err(|error| refuse("of type bridge", error.to_string()))?;
-        if !names::is_link_name(&written.bridge) {
-            return Err(refuse(
-                "bridge",
-                format!("{:?} cannot be an interface's name", written.bridge),
-            ));
-        }
-        if written.mtu != 0 && !(68..=65_535).contains(&written.mtu) {
-            return Err(refuse(
-                "mtu",
-                format!("{} is not between 68 and 65535", written.mtu),
-            ));
-        }
-        if written.hairpin_mode && written.promisc_mode {
-            return Err(refuse(
-                "hairpinMode",
-                "cannot be had together with promiscMode".into(),
-            ));
-        }
-        written.is_gateway |= written.is_default_gateway;
-        Ok(Some(Self { written, ipam }))
-    }
-
-    /// Whether pods leave with the host's address.
-    pub(crate) fn masquerades(&self) -> bool {
-        self.written.ip_masq
-    }
-
-    /// The bridge's name.
-    pub(crate) fn bridge(&self) -> &str {
-        &self.written.bridge
-    }
-}
+pub(crate) use config::Config;
+use config::Written;
 
 /// What ADD needs beside the configuration.
 #[derive(Debug)]
@@ -288,7 +168,8 @@ fn describe(
 fn ensure_bridge(host: &mut Socket, written: &Written) -> Result<Link, PluginError> {
     let name = &written.bridge;
     let failed = |source| refused("make bridge", name, source);
-    if route::link(host, name).map_err(failed)?.is_none() {
+    let mut bridge = route::link(host, name).map_err(failed)?;
+    if bridge.is_none() {
         let mut batch = Batch::default();
         let mtu = (written.mtu != 0).then_some(written.mtu);
         route::add_bridge(
@@ -308,8 +189,8 @@ fn ensure_bridge(host: &mut Socket, written: &Written) -> Result<Link, PluginErr
             .map_err(failed)?;
         // The routes of this link are ours, whatever its ports announce. Absent without IPv6.
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0");
+        bridge = route::link(host, name).map_err(failed)?;
     }
-    let bridge = route::link(host, name).map_err(failed)?;
     let Some(bridge) = bridge.filter(|link| link.is_bridge) else {
         return Err(PluginError::Config {
             field: "bridge".into(),
@@ -598,97 +479,4 @@ fn mac_of(parts: &[&[u8]]) -> Mac {
         hash[4],
         hash[5],
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(value: Value) -> Result<Option<Config>, PluginError> {
-        Config::read(value.as_object().unwrap(), "net")
-    }
-
-    #[test]
-    fn what_only_the_program_does_is_left_to_it() {
-        let ipam = json!({ "type": "host-local", "ranges": [[{ "subnet": "10.0.0.0/24" }]] });
-        assert!(
-            read(json!({ "type": "bridge", "bridge": "b0", "ipam": ipam, "vlan": 0 }))
-                .unwrap()
-                .is_some()
-        );
-        for other in [
-            json!({ "vlan": 5 }),
-            json!({ "macspoofchk": true }),
-            json!({ "somethingNew": 1 }),
-            json!({ "ipam": { "type": "dhcp" } }),
-            json!({ "ipam": { "type": "host-local", "somethingNew": 1 } }),
-            json!({ "ipMasqBackend": "iptables" }),
-        ] {
-            assert!(read(other.clone()).unwrap().is_none(), "{other}");
-        }
-    }
-
-    #[test]
-    fn wrong_values_name_their_field() {
-        for (value, field) in [
-            (json!({ "bridge": "a/b" }), "bridge"),
-            (json!({ "bridge": "this-name-is-too-long" }), "bridge"),
-            (json!({ "mtu": 12 }), "mtu"),
-            (json!({ "mtu": "x" }), "type bridge"),
-            (json!({ "hairpinMode": true, "promiscMode": true }), "hairpinMode"),
-            (
-                json!({ "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.0.0.1/24" }]] } }),
-                "subnet",
-            ),
-        ] {
-            let error = read(value.clone()).unwrap_err().to_string();
-            assert!(error.contains(field), "{value}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_bridge_with_other_addresses_is_not_taken() {
-        let net = |text: &str| text.parse::<IpNet>().unwrap();
-        assert!(refuse_strangers("b", net("10.0.0.1/24"), &[net("10.0.0.1/24"), net("fe80::1/64")]).is_ok());
-        assert!(refuse_strangers("b", net("10.0.0.1/24"), &[net("192.168.0.1/24")]).is_err());
-        assert!(refuse_strangers("b", net("fd00::1/64"), &[net("fd01::1/64"), net("10.0.0.1/8")]).is_ok());
-        assert!(refuse_strangers("b", net("fd00::1/64"), &[net("fd00::2/64")]).is_err());
-    }
-
-    #[test]
-    fn routes_find_their_gateway() {
-        let lease = host_local::Lease {
-            ips: ["10.0.0.2/24 10.0.0.1", "fd00::2/64 fd00::1"]
-                .iter()
-                .map(|text| {
-                    let (address, gateway) = text.split_once(' ').unwrap();
-                    IpConfig {
-                        interface: None,
-                        address: address.parse().unwrap(),
-                        gateway: gateway.parse().ok(),
-                    }
-                })
-                .collect(),
-            routes: serde_json::from_value(
-                json!([{ "dst": "0.0.0.0/0" }, { "dst": "10.9.0.0/16", "gw": "10.0.0.9" }]),
-            )
-            .unwrap(),
-            ..host_local::Lease::default()
-        };
-        let routes = routes_of(
-            &Written {
-                is_default_gateway: true,
-                ..Written::default()
-            },
-            &lease,
-        );
-        let text: Vec<String> = routes
-            .iter()
-            .map(|route| format!("{} {}", route.to, route.via.unwrap()))
-            .collect();
-        assert_eq!(
-            text,
-            ["0.0.0.0/0 10.0.0.1", "10.9.0.0/16 10.0.0.9", "::/0 fd00::1"]
-        );
-    }
 }

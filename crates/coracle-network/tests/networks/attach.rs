@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use coracle_network::{AddressPreference, Error, Networks, NetworksConfig, PluginError};
 use coracle_types::{Kind, Kinded};
 
-use crate::fresh::{ask, end, fresh_test, inside, neighbour, pod, serve, sh};
+use crate::fresh::{ask, end, fresh_test, inside, neighbour, pod, reason, serve, sh};
 
 fresh_test! {
     async fn root_pods_reach_gateway_and_each_other(machine) {
@@ -115,7 +115,7 @@ fresh_test! {
         networks.attach(b.clone()).await.unwrap();
         let full = networks.attach(c.clone()).await.unwrap_err();
         assert_eq!(full.kind(), Kind::ResourceExhausted);
-        assert!(matches!(full, Error::Plugin { source: PluginError::Exhausted { .. }, .. }), "{full}");
+        assert!(matches!(reason(&full), PluginError::Exhausted { .. }), "{full:?}");
         assert_eq!(sh("ip -o link show type veth").lines().count(), 2, "nothing of the refused pod");
         // A freed address is given again only after the others.
         end(&networks, a).await;
@@ -150,7 +150,7 @@ fresh_test! {
         sh("ip link add tested0 type veth peer name other");
         let b = pod(&networks, &[]).await;
         let error = networks.attach(b.clone()).await.unwrap_err();
-        assert!(matches!(&error, Error::Plugin { source: PluginError::Config { .. }, .. }), "{error:?}");
+        assert!(matches!(reason(&error), PluginError::Config { .. }), "{error:?}");
         end(&networks, b).await;
         sh("ip link del tested0");
         machine.assert_no_pods("tested");

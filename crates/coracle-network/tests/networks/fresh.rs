@@ -10,7 +10,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use coracle_network::{DefaultNetwork, Networks, NetworksConfig, PodNetwork};
+use coracle_network::{DefaultNetwork, Error, Networks, NetworksConfig, PluginError, PodNetwork};
 use coracle_types::PodSandboxId;
 use coracle_types::pod::{PortMapping, Protocol};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -127,11 +127,8 @@ impl Machine {
         assert!(!rules.contains("elements"), "{rules}");
         assert_eq!(fs::read_dir("/run/netns").unwrap().count(), 0);
         assert_eq!(fs::read_dir(self.root.join("state")).unwrap().count(), 0);
-        assert!(
-            !fs::read_to_string("/proc/self/mountinfo")
-                .unwrap()
-                .contains("nsfs")
-        );
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains("/tested-"), "{mounts}");
     }
 }
 
@@ -162,6 +159,14 @@ pub(crate) async fn pod(networks: &Networks, ports: &[(u16, u16)]) -> PodNetwork
 pub(crate) async fn end(networks: &Networks, pod: PodNetwork) {
     networks.detach(pod.clone()).await.unwrap();
     networks.remove_netns(&pod.id).await.unwrap();
+}
+
+/// Why a plugin failed.
+pub(crate) fn reason(error: &Error) -> &PluginError {
+    match error {
+        Error::Plugin { source, .. } => source,
+        other => panic!("no plugin failed: {other:?}"),
+    }
 }
 
 /// Runs a shell command that must succeed and gives its output.

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use coracle_network::{Error, Networks, PluginError};
+use coracle_network::{NetworkObject, Networks, PluginError};
 use coracle_types::pod::{PortMapping, Protocol};
 
-use crate::fresh::{ask, ask_udp, end, fresh_test, inside, neighbour, pod, serve, serve_udp, sh};
+use crate::fresh::{ask, ask_udp, end, fresh_test, inside, neighbour, pod, reason, serve, serve_udp, sh};
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -30,11 +30,12 @@ fresh_test! {
         assert_eq!(inside(&other.netns, || ask(at("192.0.2.1:8080"))).unwrap(), "web 10.77.0.1");
         assert_eq!(inside(&web.netns, || ask(at("192.0.2.1:8080"))).unwrap(), "web 10.77.0.1", "hairpin");
         assert_eq!(inside(&web.netns, || ask(at("[2001:db8::1]:8080"))).unwrap(), "web fd00:77::1");
-        println!("[::1]:8080 -> {:?}", ask(at("[::1]:8080")));
+        let refused = ask(at("[::1]:8080")).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "and not left to time out");
         networks.check(&web.id).await.unwrap();
         sh("nft delete element inet tested-pods ports4 '{ tcp . 8080 }'");
         let missing = networks.check(&web.id).await.unwrap_err();
-        assert!(matches!(missing, Error::Plugin { source: PluginError::Missing { .. }, .. }), "{missing}");
+        assert!(matches!(reason(&missing), PluginError::Missing { .. }), "{missing:?}");
 
         end(&networks, web).await;
         assert!(ask(at("127.0.0.1:8080")).is_err());
@@ -92,12 +93,25 @@ fresh_test! {
         networks.attach(holder.clone()).await.unwrap();
         serve(&holder.netns, "0.0.0.0:80", "holder");
         let refused = networks.attach(second.clone()).await.unwrap_err();
-        let Error::Plugin { source: source @ PluginError::PortInUse { .. }, .. } = &refused else {
-            panic!("{refused:?}");
-        };
+        let source = reason(&refused);
+        assert!(matches!(source, PluginError::PortInUse { .. }), "{refused:?}");
         assert!(source.to_string().contains(holder.id.as_str()), "{source}");
         assert_eq!(machine.reserved("tested"), ["10.77.0.2"]);
         assert_eq!(ask(at("127.0.0.1:8080")).unwrap(), "holder 10.77.0.1");
+        let survey = networks.survey().await.unwrap();
+        let kinds: Vec<&str> = survey
+            .iter()
+            .filter(|(pod, _)| *pod == holder.id)
+            .map(|(_, object)| match object {
+                NetworkObject::Link(_) => "link",
+                NetworkObject::Netns(_) => "netns",
+                NetworkObject::Addresses(_) => "addresses",
+                NetworkObject::Record(_) => "record",
+                NetworkObject::PortMap { .. } => "port map",
+            })
+            .collect();
+        assert_eq!(kinds, ["link", "netns", "addresses", "record", "port map"]);
+        assert_eq!(networks.intents(&holder).len(), 5);
         networks.detach(second.clone()).await.unwrap();
         assert_eq!(ask(at("127.0.0.1:8080")).unwrap(), "holder 10.77.0.1");
         end(&networks, holder).await;
