@@ -106,11 +106,11 @@ fn judge(metadata: &Metadata, findings: &mut Findings) {
             continue;
         };
         for dependency in &package.dependencies {
-            // Tests of any crate may stand on the testkit.
+            // Tests of any crate may stand on the testkit, and on a neighbour: a service is tested by its client.
             let test_only = dependency.kind.as_deref() == Some("dev");
-            if layer(&dependency.name).is_some_and(|to| to <= from)
-                && !(test_only && dependency.name == "coracle-testkit")
-            {
+            let to = layer(&dependency.name);
+            let in_tests = test_only && (dependency.name == "coracle-testkit" || to == Some(from));
+            if to.is_some_and(|to| to <= from) && !in_tests {
                 findings.add(
                     place,
                     0,
@@ -173,6 +173,7 @@ mod tests {
             "neighbours"
         );
         assert!(judged("coracle-sys", "coracle-testkit", Some("dev")).is_empty());
+        assert!(judged("coracle-shim", "coracle-task", Some("dev")).is_empty(), "tested by its client");
         assert_eq!(judged("coracle-sys", "coracle-testkit", None).len(), 1);
         assert_eq!(judged("coracle-new", "serde", None).len(), 1, "in no layer");
     }
