@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use coracle_types::{ContainerId, Digest};
 use rustix::fs::{
@@ -127,14 +128,7 @@ impl Store {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = openat(&root_fd, LOCK, flags, Mode::RUSR | Mode::WUSR)
             .map_err(Error::state("open", path(LOCK)))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                return Err(Error::Locked {
-                    root: root.to_owned(),
-                });
-            }
-            other => other.map_err(Error::state("lock", path(LOCK)))?,
-        }
+        lock_alone(&lock, root)?;
         let store = Self {
             layers: private(LAYERS)?,
             staging: private(STAGING)?,
@@ -539,6 +533,23 @@ impl Drop for Staging {
         if let Err(error) = walk::remove(self.store.staging.as_fd(), OsStr::new(&self.name)) {
             let error = std::io::Error::from(error);
             tracing::warn!(path = %self.path().display(), %error, "a leftover stays until the next start");
+        }
+    }
+}
+
+/// Takes the lock. A process that another one is just forking holds its locks until it executes its program,
+/// and a daemon that is going holds them until it is gone: both are waited for, for a moment.
+fn lock_alone(lock: &OwnedFd, root: &Path) -> Result<(), Error> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(Error::Locked {
+                    root: root.to_owned(),
+                });
+            }
+            other => return other.map_err(Error::state("lock", root.join(LOCK))),
         }
     }
 }
