@@ -64,6 +64,11 @@ fn main() {
         println!("not root: nothing tested");
         return;
     }
+    // Mounts of others on the machine are not this run's.
+    let own = coracle_sys::namespaces::Namespaces::NONE.with(coracle_sys::namespaces::Namespace::Mount);
+    coracle_sys::namespaces::unshare(own).unwrap();
+    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).unwrap();
     // What the process keeps open for itself from the first use on.
     coracle_container::pod_init::preload().unwrap();
     // So is the device program that the containers of these tests have in common.
@@ -91,6 +96,10 @@ fn main() {
             }
             failed.push(*name);
         }
+    }
+    let parent = fixture::parent().parse().unwrap();
+    if let Ok(cgroup) = coracle_container::cgroup::Cgroup::open(&parent) {
+        cgroup.remove().unwrap();
     }
     assert!(failed.is_empty(), "failed: {failed:?}");
 }

@@ -139,30 +139,55 @@ fn working_directory() {
 
 fn inspection() {
     let image = busybox();
-    // The waiting init of a container that shares the node's PID namespace is as visible as can be; even
-    // root without CAP_SYS_PTRACE over it sees nothing.
-    let running = try_create(&image, &spec(&["true"])).unwrap();
-    let pid = running.init.pid().as_raw_nonzero();
-    for file in ["environ", "maps", "fd", "cwd"] {
-        let output = std::process::Command::new("setpriv")
+    // Root without CAP_SYS_PTRACE, and without those by which newer kernels let read memory, as in a container; what it can do to an ordinary process shows that it
+    // is the flag which stops it.
+    let sees = |pid: i32, file: &str| {
+        std::process::Command::new("setpriv")
             .args([
                 "--bounding-set",
-                "-sys_ptrace",
+                "-sys_ptrace,-perfmon,-sys_admin",
                 "--inh-caps",
-                "-sys_ptrace",
-                "ls",
-                "-lL",
+                "-sys_ptrace,-perfmon,-sys_admin",
+                "sh",
+                "-c",
             ])
-            .arg(format!("/proc/{pid}/{file}/"))
+            .arg(format!("cat /proc/{pid}/{file} || readlink /proc/{pid}/{file}"))
             .output()
-            .unwrap();
+            .unwrap()
+            .status
+            .success()
+    };
+    const FILES: [&str; 6] = ["environ", "maps", "fd/0", "cwd", "root", "exe"];
+    let mut ordinary = std::process::Command::new("setpriv")
+        .args([
+            "--bounding-set",
+            "-sys_ptrace,-perfmon,-sys_admin",
+            "--inh-caps",
+            "-sys_ptrace,-perfmon,-sys_admin",
+            "sleep",
+            "100",
+        ])
+        .spawn()
+        .unwrap();
+    while !std::fs::read_to_string(format!("/proc/{}/comm", ordinary.id()))
+        .unwrap()
+        .starts_with("sleep")
+    {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    for file in FILES {
         assert!(
-            !output.status.success(),
-            "{file}: {}",
-            String::from_utf8_lossy(&output.stdout)
+            sees(ordinary.id().cast_signed(), file),
+            "{file} of an ordinary process"
         );
     }
+    ordinary.kill().unwrap();
+    ordinary.wait().unwrap();
+    let running = try_create(&image, &spec(&["true"])).unwrap();
+    let pid = running.init.pid().as_raw_nonzero().get();
+    let seen: Vec<_> = FILES.into_iter().filter(|file| sees(pid, file)).collect();
     running.init.discard().unwrap();
+    assert!(seen.is_empty(), "{seen:?}");
 }
 
 fn invisible() {
