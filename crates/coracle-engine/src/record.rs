@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use coracle_snapshot::LayerId;
@@ -342,6 +342,17 @@ pub(crate) fn make_private_dir(path: &Path) -> Result<(), EngineError> {
         .mode(0o700)
         .create(path)
         .map_err(|error| io_failed("make", path, &error))
+}
+
+/// Has a directory of ours, old or new, that nobody but root may look into (classes CVE-2021-41103,
+/// CVE-2024-25621).
+///
+/// # Errors
+/// When the file system refuses.
+pub(crate) fn close_to_others(path: &Path) -> Result<(), EngineError> {
+    make_private_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(|error| io_failed("close", path, &error))
 }
 
 fn write<V: Serialize>(dir: &Path, record: &V) -> Result<(), EngineError> {

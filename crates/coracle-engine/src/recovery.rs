@@ -22,7 +22,7 @@ use crate::index::Index;
 use crate::parts::Parts;
 use crate::pod::{self, Beginning, Request, gather};
 use crate::policy::{ContainerPhase, PodPhase};
-use crate::record::{ContainerRecord, PodRecord, Records, make_private_dir};
+use crate::record::{ContainerRecord, PodRecord, Records, close_to_others, make_private_dir};
 
 const OPERATION: &str = "start the engine";
 
@@ -55,7 +55,8 @@ impl Engine {
             networks,
             shims,
         } = config;
-        make_private_dir(&config.root)?;
+        close_to_others(&config.root)?;
+        close_to_others(&config.state)?;
         for directory in ["", "pods", "containers"] {
             make_private_dir(&config.state.join(directory))?;
         }

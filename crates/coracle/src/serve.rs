@@ -82,11 +82,12 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts the engine and begins to answer.
     pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(config.socket.parent().unwrap_or(Path::new("/")))?;
         let store = Store::open(&config.root.join("db.redb"))?;
         let snapshots: Arc<dyn Snapshotter> = Arc::new(Snapshots::open(&config.root)?);
         let node = node_config(&config, &store, &snapshots)?;
         let engine = Engine::start(node, store, snapshots).await?;
+        // Usually the state directory, which the engine has made for root alone.
+        std::fs::create_dir_all(config.socket.parent().unwrap_or(Path::new("/")))?;
         let (listener, file) = socket::bind(&config.socket, SOCKET_MODE).await?;
         let (end, ended) = oneshot::channel::<()>();
         let serving = tokio::spawn(coracle_cri::serve(Arc::clone(&engine), listener, async {

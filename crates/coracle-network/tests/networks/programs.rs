@@ -13,7 +13,7 @@ use crate::fresh::{Machine, ask, end, fresh_test, pod, reason, serve};
 
 /// Where the stock programs are, newest first.
 fn stock_dirs(wanted: &[&str]) -> Option<PathBuf> {
-    let dir = ["/opt/peers/bin", "/opt/cni/bin", "/usr/lib/cni"]
+    let dir = ["/opt/cni/bin", "/usr/lib/cni"]
         .into_iter()
         .map(PathBuf::from)
         .find(|dir| wanted.iter().all(|program| dir.join(program).is_file()));
