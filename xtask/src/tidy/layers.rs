@@ -173,7 +173,10 @@ mod tests {
             "neighbours"
         );
         assert!(judged("coracle-sys", "coracle-testkit", Some("dev")).is_empty());
-        assert!(judged("coracle-shim", "coracle-task", Some("dev")).is_empty(), "tested by its client");
+        assert!(
+            judged("coracle-shim", "coracle-task", Some("dev")).is_empty(),
+            "tested by its client"
+        );
         assert_eq!(judged("coracle-sys", "coracle-testkit", None).len(), 1);
         assert_eq!(judged("coracle-new", "serde", None).len(), 1, "in no layer");
     }

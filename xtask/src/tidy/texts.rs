@@ -34,7 +34,9 @@ pub(super) fn check(files: &[PathBuf], findings: &mut Findings) -> Result<()> {
 }
 
 fn is_known(command: &str, makefile: &str) -> bool {
-    let mut words = command.split_whitespace();
+    // What stands in quotes is one word's value, as in CMD="ip a".
+    let unquoted: String = command.split('"').step_by(2).collect();
+    let mut words = unquoted.split_whitespace();
     match words.next() {
         Some("make") => words
             .filter(|word| !word.starts_with('-') && !word.contains('='))
@@ -58,7 +60,7 @@ mod tests {
     #[test]
     fn dead_commands_are_told_from_living_ones() {
         let makefile = "help: ## x\n\techo\ntest: setup\n";
-        assert!(is_known("make", makefile) && is_known("make test FOCUS=x -j2", makefile));
+        assert!(is_known("make", makefile) && is_known("make test CMD=\"ip a\" -j2", makefile));
         assert!(!is_known("make gone", makefile));
         assert!(is_known("cargo xtask node -- ls", makefile) && is_known("cargo xtask", makefile));
         assert!(!is_known("cargo xtask gone", makefile));
