@@ -159,9 +159,35 @@ impl Pod {
                 id: self.id.to_string(),
             });
         }
-        let mut pins = wanted.pins.clone();
-        pins.remove(&Namespace::Pid);
-        let mut made: Vec<PathBuf> = pins.values().cloned().collect();
+        let mut pins: Vec<PathBuf> = own_pins(&wanted).into_values().collect();
+        pins.extend(wanted.pins.get(&Namespace::Pid).cloned());
+        // On file before anything is made: a successor takes away what a shim that is killed here left.
+        state.sandbox = Some(Sandbox {
+            pins,
+            shm: wanted.shm.as_ref().map(|(path, _)| path.clone()),
+            wanted: None,
+            init: None,
+            init_cgroup: None,
+            created_at: UnixNanos::now(),
+            exit: watch::Sender::new(None),
+            stopped_at: None,
+        });
+        self.save(&state);
+        let made = self.make_namespaces(&wanted);
+        match (&made, &mut state.sandbox) {
+            (Ok(()), Some(sandbox)) => sandbox.wanted = Some(wanted),
+            _ => {
+                state.sandbox = None;
+                self.save(&state);
+            }
+        }
+        made
+    }
+
+    /// Pins the namespaces and mounts the shared memory; on failure neither stays.
+    fn make_namespaces(&self, wanted: &Wanted) -> Result<(), Error> {
+        let pins = own_pins(wanted);
+        let made: Vec<PathBuf> = pins.values().cloned().collect();
         if !pins.is_empty() || !wanted.sysctls.is_empty() {
             let request = PinRequest {
                 pins,
@@ -180,7 +206,6 @@ impl Pod {
                 source,
             })?;
         }
-        let shm = wanted.shm.as_ref().map(|(path, _)| path.clone());
         if let Some((path, bytes)) = &wanted.shm
             && let Err(error) = mount_shm(path, *bytes, wanted.root_inside())
         {
@@ -191,18 +216,6 @@ impl Pod {
             }
             return Err(error);
         }
-        made.extend(wanted.pins.get(&Namespace::Pid).cloned());
-        state.sandbox = Some(Sandbox {
-            wanted: Some(wanted),
-            pins: made,
-            shm,
-            init: None,
-            init_cgroup: None,
-            created_at: UnixNanos::now(),
-            exit: watch::Sender::new(None),
-            stopped_at: None,
-        });
-        self.save(&state);
         Ok(())
     }
 
@@ -397,6 +410,13 @@ fn unmount_shm(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// The namespaces that are made at once: the PID namespace comes with its init.
+fn own_pins(wanted: &Wanted) -> Pins {
+    let mut pins = wanted.pins.clone();
+    pins.remove(&Namespace::Pid);
+    pins
 }
 
 /// Follows the pod's init to its end.
