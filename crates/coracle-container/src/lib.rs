@@ -13,7 +13,9 @@
 //! **Invariant:** a path inside a container is resolved by openat2(2) with RESOLVE_IN_ROOT and used by
 //! descriptor; what is written below /proc is written through a descriptor that was seen to be procfs.
 //!
-//! Keeps nothing on disk. In the kernel it makes cgroups (below the path of the specification, in every
+//! On disk only what a caller asks [`seccomp::cache_in`] for: `<directory>/<hash>.bpf` (0600 in a 0700
+//! directory), profile and compiled program, written beside and renamed by any process, never locked, free
+//! to be deleted at any time; a reboot may clear it. In the kernel it makes cgroups (below the path of the specification, in every
 //! hierarchy) and, on request, pins of namespaces; both are the caller's to remove.
 
 pub mod cgroup;
