@@ -100,7 +100,7 @@ fn first_line(program: &str, arguments: &[&str]) -> String {
 
 fn table(results: &[Value]) {
     println!(
-        "\n{:<26} {:<10} {:<12} {:>9} {:>9} {:>9}",
+        "\n{:<26} {:<10} {:<16} {:>9} {:>9} {:>9}",
         "runtime", "PID mode", "operation", "p50 ms", "p90 ms", "p99 ms"
     );
     for result in results {
@@ -115,7 +115,7 @@ fn table(results: &[Value]) {
         ] {
             let part = &result["times"][operation];
             println!(
-                "{name:<26} {mode:<10} {operation:<12} {:>9.2} {:>9.2} {:>9.2}",
+                "{name:<26} {mode:<10} {operation:<16} {:>9.2} {:>9.2} {:>9.2}",
                 number(part, "p50"),
                 number(part, "p90"),
                 number(part, "p99")

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use coracle_proto::cri::SecurityProfile;
 use coracle_testkit::cri::{ContainerSpec, PodSpec, Runtime};
 use coracle_testkit::image::{Compression, ImageBuilder, Layer};
 use coracle_testkit::node::Node;
@@ -57,6 +58,7 @@ async fn show(program: &Path) -> Result<()> {
     let pod = runtime.run_pod(PodSpec::new("demo")).await.map_err(said)?;
     for (name, port) in PORTS {
         let spec = ContainerSpec::new(name, IMAGE, &[])
+            .security(|security| security.seccomp = Some(SecurityProfile::default()))
             .with(|config| config.args = vec!["--port".to_owned(), port.to_string()]);
         pod.run(&spec).await.map_err(said)?;
     }
