@@ -39,6 +39,7 @@ mod service;
 mod stdio;
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use coracle_keeper::ShimStart;
@@ -65,6 +66,7 @@ pub fn entry(start: ShimStart) -> i32 {
 
 fn run(start: ShimStart) -> Result<(), Error> {
     coracle_sys::process::forbid_inspection().map_err(Error::system("become undumpable"))?;
+    share_compiled_profiles(&start.state_dir);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -80,4 +82,15 @@ fn run(start: ShimStart) -> Result<(), Error> {
         }
         service::serve(pod, start.listener.into()).await
     })
+}
+
+/// Compiling a seccomp profile takes longer than all else of a start: what one shim compiled, the others of
+/// the node read, from `<state>/seccomp` beside `<state>/pods/<id>`.
+fn share_compiled_profiles(state_dir: &Path) {
+    let Some(node) = state_dir.ancestors().nth(2) else {
+        return;
+    };
+    if let Err(error) = coracle_container::seccomp::cache_in(&node.join("seccomp")) {
+        tracing::warn!(%error, "seccomp profiles are compiled for each pod anew");
+    }
 }
