@@ -29,7 +29,7 @@ unit: ## unit tests only
 e2e: ## end-to-end tests only; FOCUS= is part of a test's name
 	$(XTASK) e2e $(FOCUS)
 
-soak: ## end-to-end tests with their full counts: 200 pods and more
+soak: ## end-to-end tests with higher counts: 1,000 pods and more
 	$(XTASK) soak
 
 bench: ## how fast pods start, beside containerd and runc when these are on PATH

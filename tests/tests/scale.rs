@@ -1,6 +1,6 @@
 //! Many pods, one after the other and at once: nothing is left, and memory does not grow. Needs root.
 //!
-//! `make soak` runs the full counts.
+//! `make soak` runs more: 1,000 pods and ten rounds.
 
 use anyhow::{Context, Result};
 use coracle_testkit::measure::rss;
@@ -21,7 +21,7 @@ fn memory(bed: &Bed) -> Result<Vec<(Role, u64)>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_one_after_the_other_leave_nothing_and_memory_stays() -> Result<()> {
     let bed = Bed::make().await?;
-    let (early, last) = (20, count(60, 200));
+    let (early, last) = (20, count(200, 1000));
     let mut begin = Vec::new();
     for number in 1..=last {
         let (pod, container) = bed
@@ -49,7 +49,7 @@ async fn pods_one_after_the_other_leave_nothing_and_memory_stays() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_at_once_all_start_and_leave_nothing() -> Result<()> {
     let bed = Bed::make().await?;
-    for round in 0..count(1, 5) {
+    for round in 0..count(2, 10) {
         let starts = (0..30).map(|number| {
             let (runtime, busybox) = (bed.runtime.clone(), bed.busybox.clone());
             tokio::spawn(async move {
