@@ -13,6 +13,9 @@ const LINES: usize = 600;
 /// Names that say nothing of what is inside.
 const EMPTY_NAMES: [&str; 7] = ["common", "helper", "helpers", "inner", "misc", "prelude", "util"];
 
+/// Not run with the tests, as it asserts nothing: a measurement for people.
+const MEASUREMENT: &str = "= \"a measurement\"]";
+
 /// What must not stay in a source, and why. Built of two halves so that this file passes.
 const LEFT_OVERS: [(&str, &str, &str); 7] = [
     ("todo", "!(", "unfinished"),
@@ -69,7 +72,7 @@ fn judge(path: &Path, text: &str, findings: &mut Findings) {
             findings.add(path, place, "a glob re-export hides what is public");
         }
         for (first, second, why) in LEFT_OVERS {
-            if line.contains(&format!("{first}{second}")) {
+            if line.contains(&format!("{first}{second}")) && !line.trim_end().ends_with(MEASUREMENT) {
                 findings.add(path, place, format!("{first}{second}: {why}"));
             }
         }
