@@ -10,7 +10,7 @@ mod stop;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_store::Ledger;
+use coracle_store::{Ledger, LedgerError};
 use coracle_task::Shim;
 use coracle_types::container::ContainerConfig;
 use coracle_types::{ContainerId, Kind, PodSandboxId};
@@ -18,11 +18,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::actor::Beginning;
 pub(crate) use self::sandbox::gather;
-use crate::error::EngineError;
+use crate::error::{EngineError, chain};
 use crate::objects::Object;
 use crate::parts::Parts;
 use crate::policy::Repeat;
-use crate::record::{ContainerRecord, PodRecord};
+use crate::record::{ContainerRecord, PodRecord, io_failed};
 use crate::trace::Trace;
 
 /// Requests that wait in a pod's mailbox at most; further ones wait at their sender.
@@ -113,6 +113,42 @@ fn gone(id: &PodSandboxId) -> EngineError {
     EngineError::new(Kind::NotFound, "find", format!("pod sandbox {id} is gone"))
 }
 
+/// The pod's ledger. A damaged one is put aside and written anew with all that such a pod can own: what
+/// is noted and not there is removed by doing nothing, what is there and not noted would stay for ever.
+fn open_ledger(
+    parts: &Parts,
+    pod: &PodRecord,
+    containers: &[ContainerRecord],
+) -> Result<Ledger<Object>, EngineError> {
+    let failed = EngineError::from_cause("open the ledger");
+    let path = parts.records.pod_dir(&pod.id).join("ledger");
+    let damage = match Ledger::<Object>::open(&path) {
+        Err(damage @ LedgerError::Damaged { .. }) => damage,
+        other => return other.map_err(failed),
+    };
+    tracing::error!(pod = %pod.id, error = %chain(&damage), "the ledger is written anew from the pod's record");
+    std::fs::rename(&path, path.with_extension("damaged"))
+        .map_err(|error| io_failed("put aside", &path, &error))?;
+    let mut ledger = Ledger::open(&path).map_err(&failed)?;
+    let namespaces = Object::Namespaces {
+        path: parts.records.pod_dir(&pod.id).join("ns"),
+    };
+    let network = pod
+        .netns
+        .clone()
+        .map(|path| [Object::Netns { path }, Object::Attachment { of: Vec::new() }]);
+    let tasks = containers.iter().map(|container| Object::Task {
+        container: container.id.clone(),
+        cgroup: container.cgroup.clone(),
+    });
+    let all = [Object::Shim, namespaces]
+        .into_iter()
+        .chain(network.into_iter().flatten())
+        .chain(tasks);
+    ledger.record(all).map_err(failed)?;
+    Ok(ledger)
+}
+
 /// Starts the actor of a pod; `first` is answered when its start is through.
 ///
 /// # Errors
@@ -123,8 +159,7 @@ pub(crate) fn spawn(
     containers: Vec<ContainerRecord>,
     beginning: Beginning,
 ) -> Result<PodHandle, EngineError> {
-    let ledger = Ledger::<Object>::open(&parts.records.pod_dir(&pod.id).join("ledger"))
-        .map_err(EngineError::from_cause("open the ledger"))?;
+    let ledger = open_ledger(parts, &pod, &containers)?;
     let trace = if pod.steps.is_empty() {
         Trace::default()
     } else {

@@ -173,7 +173,7 @@ impl Store {
                 .create(parent)
                 .map_err(|error| open(error.to_string()))?;
         }
-        let database = match Database::builder().set_cache_size(CACHE_BYTES).create(path) {
+        let database = match create(path) {
             Ok(database) => Arc::new(database),
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
                 return Err(StoreError::InUse {
@@ -296,6 +296,34 @@ impl<V: Serialize + DeserializeOwned> Table<V> {
             values.push((key.value().to_owned(), value));
         }
         Ok(values)
+    }
+}
+
+fn create(path: &Path) -> Result<Database, redb::DatabaseError> {
+    let create = || Database::builder().set_cache_size(CACHE_BYTES).create(path);
+    match create() {
+        Err(error) if is_damage(&error) => {
+            // A node that starts with what this boot's files still tell is better than one that does not.
+            let aside = path.with_extension("redb.damaged");
+            tracing::error!(%error, path = %path.display(), aside = %aside.display(),
+                "the database is damaged: it is put aside and a new one begun; images must be pulled again");
+            fs::rename(path, &aside).map_err(redb::StorageError::Io)?;
+            create()
+        }
+        other => other,
+    }
+}
+
+fn is_damage(error: &redb::DatabaseError) -> bool {
+    match error {
+        redb::DatabaseError::Storage(redb::StorageError::Corrupted(_)) => true,
+        redb::DatabaseError::Storage(redb::StorageError::Io(io)) => {
+            matches!(
+                io.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            )
+        }
+        _ => false,
     }
 }
 
@@ -427,6 +455,18 @@ mod tests {
         let path = dir.path().join("db.redb");
         let _first = Store::open(&path).unwrap();
         assert!(matches!(Store::open(&path), Err(StoreError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_damaged_database_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db.redb");
+        for damage in [vec![0xa5_u8; 8192], vec![b'x'; 100]] {
+            fs::write(&path, &damage).unwrap();
+            let store = Store::open(&path).unwrap();
+            store.table::<u32>("t").put("k", &1).unwrap().wait().unwrap();
+            assert_eq!(fs::read(path.with_extension("redb.damaged")).unwrap(), damage);
+        }
     }
 
     #[test]

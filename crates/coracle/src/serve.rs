@@ -1,5 +1,6 @@
 //! The role `serve`: opens what is on disk, starts the engine, answers the CRI until told to leave.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{LogFormat, ServeArgs};
 use crate::config::Config;
 
+/// Where a machine's daemons tell each other their names; on tmpfs.
+const LOCKS: &str = "/run/lock";
 /// Root and its group may ask.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -77,11 +80,13 @@ pub(crate) struct Daemon {
     end: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), coracle_cri::ServeError>>,
     _file: socket::SocketFile,
+    _instance: File,
 }
 
 impl Daemon {
     /// Starts the engine and begins to answer.
     pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
+        let instance = claim(&config)?;
         let store = Store::open(&config.root.join("db.redb"))?;
         let snapshots: Arc<dyn Snapshotter> = Arc::new(Snapshots::open(&config.root)?);
         let node = node_config(&config, &store, &snapshots)?;
@@ -100,6 +105,7 @@ impl Daemon {
             end,
             serving,
             _file: file,
+            _instance: instance,
         })
     }
 
@@ -122,6 +128,23 @@ impl Daemon {
         self.serving.await??;
         self.engine.remove_node().await?;
         Ok(())
+    }
+}
+
+/// Has the instance's name for as long as the file is open: another daemon of that name, on whatever
+/// directories, would take this one's namespaces, links and rules for leftovers.
+fn claim(config: &Config) -> anyhow::Result<File> {
+    let directory = Path::new(LOCKS);
+    std::fs::create_dir_all(directory).with_context(|| format!("make {LOCKS}"))?;
+    let path = directory.join(format!("coracle-{}.lock", config.instance));
+    let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => anyhow::bail!(
+            "a daemon of the instance {} runs already: stop it, or give this one another name with --instance",
+            config.instance
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
     }
 }
 

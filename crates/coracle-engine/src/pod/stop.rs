@@ -15,6 +15,9 @@ use crate::record::ContainerRecord;
 /// A killed process is gone within milliseconds, unless it hangs in the kernel.
 const AFTER_KILL: Duration = Duration::from_secs(10);
 
+/// How long after the loss of a shim the one that took over is asked.
+pub(super) const AFTER_LOSS: Duration = Duration::from_millis(50);
+
 /// StopContainer: the stop signal once, then until `until` (which may come nearer), then KILL to all.
 pub(super) async fn stop(
     shim: &Shim,

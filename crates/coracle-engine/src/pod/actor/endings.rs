@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use coracle_types::ContainerId;
 use coracle_types::container::Exit;
 use coracle_types::time::UnixNanos;
+use coracle_types::{ContainerId, Kind, Kinded};
 
 use super::{Actor, Container, Finished, Link, Operation, exit_reason, lock};
 use crate::error::EngineError;
@@ -185,6 +185,12 @@ impl Actor {
     }
 
     fn container_stopped(&mut self, id: &ContainerId, outcome: Result<(), EngineError>) {
+        let lost = outcome
+            .as_ref()
+            .is_err_and(|error| error.kind() == Kind::Unavailable);
+        if lost && self.stop_by_another_shim(id) {
+            return;
+        }
         if let Some(container) = self.containers.get_mut(id) {
             container.patience = None;
             if container.record.phase == ContainerPhase::Stopping {

@@ -355,6 +355,45 @@ impl Actor {
         }));
     }
 
+    /// Goes on with a stop whose shim died under it, by the one that took over; a little later, since the
+    /// loss may not have been told yet. Says whether there is anything to wait for.
+    pub(super) fn stop_by_another_shim(&mut self, id: &ContainerId) -> bool {
+        if matches!(self.link, Link::None | Link::Lost(_)) {
+            return false;
+        }
+        let shim = self.living_shim();
+        let Some(container) = self.containers.get(id) else {
+            return false;
+        };
+        let Some(patience) = container
+            .patience
+            .as_ref()
+            .filter(|_| container.record.phase == ContainerPhase::Stopping)
+        else {
+            return false;
+        };
+        let (record, until, ended) = (
+            Arc::clone(&container.record),
+            patience.subscribe(),
+            container.ended.subscribe(),
+        );
+        let id = id.clone();
+        self.operations.push(Box::pin(async move {
+            tokio::time::sleep(crate::pod::stop::AFTER_LOSS).await;
+            let outcome = match shim {
+                Some(shim) => crate::pod::stop::stop(&shim, &record, until, ended).await,
+                // Not adopted yet: asked again when this ends.
+                None => Err(EngineError::new(
+                    Kind::Unavailable,
+                    "stop container",
+                    "its shim is being replaced",
+                )),
+            };
+            Finished::StopContainer(id, outcome)
+        }));
+        true
+    }
+
     fn begin_remove_container(&mut self, id: ContainerId, reply: Reply) {
         let Some(container) = self.containers.get(&id) else {
             return send(reply, Ok(Answer::Done));
