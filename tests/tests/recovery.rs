@@ -185,6 +185,46 @@ async fn a_killed_shim_and_daemon_together_lose_no_exit() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_ledger_costs_no_pod() -> Result<()> {
+    let mut bed = Bed::make().await?;
+    let (pod, container) = bed.idle_pod("books").await?;
+    let ledger = bed.node().state().join("pods").join(pod.id()).join("ledger");
+    for damage in ["", "[{\"object\":\"sh", "nonsense"] {
+        bed.daemon.kill9()?;
+        bed.node().write(&ledger, damage)?;
+        bed.daemon.start_again()?;
+        bed.reconnect().await?;
+        assert_eq!(
+            container.through(&bed.runtime).exec(&["true"]).await?.code,
+            0,
+            "{damage:?}"
+        );
+    }
+    pod.through(&bed.runtime).remove().await?;
+    bed.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_carried_out_by_the_shim_that_took_over() -> Result<()> {
+    let bed = Bed::make().await?;
+    let (pod, _idle) = bed.idle_pod("stubborn").await?;
+    let script = "trap '' TERM; while :; do sleep 1; done";
+    let container = pod
+        .run(&ContainerSpec::script("deaf", &bed.busybox, script))
+        .await?;
+    let shims = bed.daemon.processes(Role::Shim)?;
+    let killing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        shims.iter().try_for_each(|shim| shim.kill())
+    });
+    container.stop(Duration::from_secs(2)).await?;
+    killing.join().expect("the thread does not panic")?;
+    assert_eq!(container.exited().await?.exit_code, 137);
+    pod.remove().await?;
+    bed.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_keeper_is_replaced() -> Result<()> {
     let bed = Bed::make().await?;
     let (pod, container) = bed.idle_pod("kept").await?;
