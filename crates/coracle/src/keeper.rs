@@ -7,8 +7,6 @@ use tracing_subscriber::filter::LevelFilter;
 
 /// Runs the keeper with the arguments that the daemon gave.
 pub(crate) fn run(args: Vec<OsString>) -> ! {
-    // Shims inherit what all pod inits share; without it each makes its own.
-    let _ = coracle_container::pod_init::preload();
     coracle_keeper::run(args.into_iter(), shim)
 }
 
