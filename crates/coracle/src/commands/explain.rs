@@ -178,6 +178,13 @@ mod tests {
             row("start.exec", 500.0, Some(2.0)),
             row("start.wait", 502.0, None),
         ];
-        insta::assert_snapshot!(waterfall(&rows).join("\n"), @"");
+        let expected = [
+            "run.shim              1.00 ms  ██████████",
+            "run.network           1.50 ms       ███████████████",
+            "start.exec            2.00 ms                      ████████████████████",
+            "start.wait            running                                         █",
+            "total                 4.00 ms  in the runtime",
+        ];
+        assert_eq!(waterfall(&rows), expected);
     }
 }
