@@ -49,7 +49,10 @@ fn walk(directory: &Path, shown: &Path, section: &'static str, census: &mut Cens
         let name = entry.file_name();
         let shown = shown.join(&name);
         // host-local remembers the last address it gave; a pod's going does not change that back.
-        if !name.to_string_lossy().starts_with("last_reserved_ip") {
+        // Compiled seccomp profiles are the node's own, one a profile, shared by all its shims.
+        let remembered = name.to_string_lossy().starts_with("last_reserved_ip")
+            || shown.components().any(|part| part.as_os_str() == "seccomp");
+        if !remembered {
             census.add(section, shown.display().to_string());
         }
         let deep = section == "writable layers" && shown.components().count() > 2;
