@@ -4,10 +4,12 @@ use coracle_types::Kind;
 use ttrpc::Code;
 
 pub use generated::shim_ext::{
-    ChangeKeeperRequest, ChangeKeeperResponse, ContainerExit, ContainerStatusRequest,
-    ContainerStatusResponse, ExecCaptureEnd, ExecCaptureEvent, ExecCaptureRequest, IdMapping, NamespacePin,
-    ReopenLogRequest, ReopenLogResponse, SandboxOptions, WaitContainerRequest, WaitContainerResponse,
-    container_status_response, exec_capture_event, namespace_pin,
+    CancelExecRequest, CancelExecResponse, ChangeKeeperRequest, ChangeKeeperResponse, ContainerExit,
+    ContainerStatusRequest, ContainerStatusResponse, ExecCaptureEnd, ExecCaptureEvent, ExecCaptureRequest,
+    IdMapping, NamespacePin, RemoveRemainsRequest, RemoveRemainsResponse, ReopenLogRequest,
+    ReopenLogResponse, SandboxOptions, SetLogRequest, SetLogResponse, StandInRequest, StandInResponse,
+    WaitContainerRequest, WaitContainerResponse, container_status_response, exec_capture_event,
+    namespace_pin,
 };
 pub use generated::shim_ext_ttrpc::{Shim, ShimClient, create_shim};
 
@@ -118,23 +120,7 @@ mod tests {
 
     #[test]
     fn every_kind_survives_the_wire() {
-        for kind in [
-            Kind::NotFound,
-            Kind::AlreadyExists,
-            Kind::InvalidArgument,
-            Kind::FailedPrecondition,
-            Kind::ResourceExhausted,
-            Kind::DeadlineExceeded,
-            Kind::Cancelled,
-            Kind::Unavailable,
-            Kind::Unimplemented,
-            Kind::PermissionDenied,
-            Kind::RegistryUnavailable,
-            Kind::SignatureValidationFailed,
-            Kind::RecursiveReadOnlyUnsupported,
-            Kind::ImageVolumeMountFailed,
-            Kind::Internal,
-        ] {
+        for kind in Kind::ALL {
             assert_eq!(
                 from_status(&to_status(kind, "because")),
                 (kind, "because".to_owned())

@@ -7,15 +7,18 @@ use std::marker::PhantomData;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use backon::{BlockingRetryable as _, ConstantBuilder};
 use coracle_types::{Kind, Kinded};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
+
+use crate::reserve::Reserve;
 
 /// Version of the tables' meaning; a database of a newer one is refused.
 const SCHEMA: &str = "1";
@@ -26,6 +29,9 @@ const CACHE_BYTES: usize = 1 << 20;
 const GROUP: usize = 1024;
 /// How long after a failed commit it is tried again when nothing new arrives.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a file is waited for that another process holds: two seconds in all.
+const HELD_DELAY: Duration = Duration::from_millis(10);
+const HELD_TIMES: usize = 200;
 
 /// The database cannot be opened, read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -134,7 +140,9 @@ impl Ticket {
 pub struct Store(Arc<Shared>);
 
 struct Shared {
-    database: Arc<Database>,
+    /// Where the damaged one lies that this one was begun in place of.
+    replaced: Option<PathBuf>,
+    database: Arc<Open>,
     changes: Mutex<Option<mpsc::Sender<Change>>>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
 }
@@ -173,8 +181,8 @@ impl Store {
                 .create(parent)
                 .map_err(|error| open(error.to_string()))?;
         }
-        let database = match create(path) {
-            Ok(database) => Arc::new(database),
+        let (database, replaced) = match create(path) {
+            Ok((database, replaced)) => (Arc::new(database), replaced),
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
                 return Err(StoreError::InUse {
                     path: path.to_owned(),
@@ -183,17 +191,30 @@ impl Store {
             Err(error) => return Err(open(error.to_string())),
         };
         check_schema(&database, path)?;
+        let database = Arc::new(Open {
+            path: path.to_owned(),
+            database: Mutex::new(Some(database)),
+        });
         let (sender, receiver) = mpsc::channel();
         let written = Arc::clone(&database);
+        let reserve = Reserve::of(path);
         let writer = thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || write_changes(&written, &receiver))
+            .spawn(move || write_changes(&written, &reserve, &receiver))
             .map_err(|error| open(error.to_string()))?;
         Ok(Self(Arc::new(Shared {
+            replaced,
             database,
             changes: Mutex::new(Some(sender)),
             writer: Mutex::new(Some(writer)),
         })))
+    }
+
+    /// Where the damaged database was put that this one was begun in place of, in this run; whoever keeps
+    /// something that only the tables account for must then not take it for nobody's.
+    #[must_use]
+    pub fn replaced(&self) -> Option<&Path> {
+        self.0.replaced.as_deref()
     }
 
     /// The table of that name; a name stands for one type of value for ever.
@@ -220,6 +241,35 @@ impl Store {
             let _ = changes.send(change);
         }
         Ticket(ticket)
+    }
+}
+
+/// The database's file, open. redb refuses everything after the first error of the disk, since it does not know
+/// any more what was written: whoever opens the file again is told by its content.
+struct Open {
+    path: PathBuf,
+    /// `None` after an error, until somebody needs it.
+    database: Mutex<Option<Arc<Database>>>,
+}
+
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self) -> Result<Arc<Database>, redb::Error> {
+        let mut database = self.lock();
+        if let Some(database) = &*database {
+            return Ok(Arc::clone(database));
+        }
+        // Never created anew: what is there was whole a moment ago.
+        let opened = Database::builder().set_cache_size(CACHE_BYTES).open(&self.path)?;
+        tracing::info!(path = %self.path.display(), "the database is open again");
+        Ok(Arc::clone(database.insert(Arc::new(opened))))
+    }
+
+    fn close(&self) {
+        *self.lock() = None;
     }
 }
 
@@ -277,12 +327,13 @@ impl<V: Serialize + DeserializeOwned> Table<V> {
             table: self.name,
             reason,
         };
-        let read = self
+        let database = self
             .store
             .0
             .database
-            .begin_read()
+            .get()
             .map_err(|error| failed(error.to_string()))?;
+        let read = database.begin_read().map_err(|error| failed(error.to_string()))?;
         let definition = TableDefinition::<&str, &[u8]>::new(self.name);
         let table = match read.open_table(definition) {
             Ok(table) => table,
@@ -299,19 +350,34 @@ impl<V: Serialize + DeserializeOwned> Table<V> {
     }
 }
 
-fn create(path: &Path) -> Result<Database, redb::DatabaseError> {
-    let create = || Database::builder().set_cache_size(CACHE_BYTES).create(path);
-    match create() {
-        Err(error) if is_damage(&error) => {
-            // A node that starts with what this boot's files still tell is better than one that does not.
-            let aside = path.with_extension("redb.damaged");
-            tracing::error!(%error, path = %path.display(), aside = %aside.display(),
-                "the database is damaged: it is put aside and a new one begun; images must be pulled again");
-            fs::rename(path, &aside).map_err(redb::StorageError::Io)?;
-            create()
+/// Opens or makes it; a damaged one is put aside, and where is told.
+fn create(path: &Path) -> Result<(Database, Option<PathBuf>), redb::DatabaseError> {
+    // A process that another thread is just forking holds the file's lock until it executes its program, and a
+    // daemon that is going holds it until it is gone.
+    let create = || {
+        let create = || Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        create
+            .retry(ConstantBuilder::new().with_delay(HELD_DELAY).with_max_times(HELD_TIMES))
+            .when(|error| matches!(error, redb::DatabaseError::DatabaseAlreadyOpen))
+            .call()
+    };
+    // redb would begin anew in an empty file. Nobody leaves one but a file system that lost the content.
+    let empty = fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == 0);
+    let damage = if empty {
+        "it is empty".to_owned()
+    } else {
+        match create() {
+            Ok(database) => return Ok((database, None)),
+            Err(error) if is_damage(&error) => error.to_string(),
+            Err(error) => return Err(error),
         }
-        other => other,
-    }
+    };
+    // A node that starts with what this boot's files still tell is better than one that does not.
+    let aside = path.with_extension("redb.damaged");
+    tracing::error!(%damage, path = %path.display(), aside = %aside.display(),
+        "the database is damaged: it is put aside and a new one begun");
+    fs::rename(path, &aside).map_err(redb::StorageError::Io)?;
+    create().map(|database| (database, Some(aside)))
 }
 
 fn is_damage(error: &redb::DatabaseError) -> bool {
@@ -358,7 +424,8 @@ fn check_schema(database: &Database, path: &Path) -> Result<(), StoreError> {
 /// What a failed commit left to do: the last word on each key.
 type Backlog = BTreeMap<(&'static str, String), Option<Vec<u8>>>;
 
-fn write_changes(database: &Database, changes: &mpsc::Receiver<Change>) {
+fn write_changes(database: &Open, reserve: &Reserve, changes: &mpsc::Receiver<Change>) {
+    reserve.keep();
     let mut backlog = Backlog::new();
     loop {
         let first = if backlog.is_empty() {
@@ -384,7 +451,14 @@ fn write_changes(database: &Database, changes: &mpsc::Receiver<Change>) {
             backlog.insert((change.table, change.key), change.value);
             waiting.push(change.done);
         }
-        let outcome = commit(database, &backlog);
+        let mut outcome = commit(database, &backlog);
+        let removes = backlog.values().any(Option::is_none);
+        if matches!(outcome, Err(StoreError::Commit { full: true, .. })) && removes && reserve.spend() {
+            tracing::warn!("the disk is full: a removal is written into the space that is kept for this");
+            outcome = commit(database, &backlog);
+        } else if outcome.is_ok() {
+            reserve.keep();
+        }
         match &outcome {
             Ok(()) => backlog.clear(),
             Err(error) => tracing::warn!(%error, changes = backlog.len(), "will be tried again"),
@@ -396,8 +470,9 @@ fn write_changes(database: &Database, changes: &mpsc::Receiver<Change>) {
     }
 }
 
-fn commit(database: &Database, changes: &Backlog) -> Result<(), StoreError> {
+fn commit(open: &Open, changes: &Backlog) -> Result<(), StoreError> {
     let run = || -> Result<(), redb::Error> {
+        let database = open.get()?;
         let write = database.begin_write()?;
         for ((table, key), value) in changes {
             let mut table = write.open_table(TableDefinition::<&str, &[u8]>::new(table))?;
@@ -408,9 +483,14 @@ fn commit(database: &Database, changes: &Backlog) -> Result<(), StoreError> {
         }
         Ok(write.commit()?)
     };
-    run().map_err(|error| StoreError::Commit {
-        full: matches!(&error, redb::Error::Io(io) if io.kind() == io::ErrorKind::StorageFull),
-        reason: error.to_string(),
+    run().map_err(|error| {
+        if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+            open.close();
+        }
+        StoreError::Commit {
+            full: matches!(&error, redb::Error::Io(io) if Kind::of_exhaustion(io).is_some()),
+            reason: error.to_string(),
+        }
     })
 }
 
@@ -461,9 +541,10 @@ mod tests {
     fn a_damaged_database_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db.redb");
-        for damage in [vec![0xa5_u8; 8192], vec![b'x'; 100]] {
+        for damage in [vec![0xa5_u8; 8192], vec![b'x'; 100], Vec::new()] {
             fs::write(&path, &damage).unwrap();
             let store = Store::open(&path).unwrap();
+            assert!(store.replaced().is_some());
             store.table::<u32>("t").put("k", &1).unwrap().wait().unwrap();
             assert_eq!(fs::read(path.with_extension("redb.damaged")).unwrap(), damage);
         }
@@ -475,7 +556,7 @@ mod tests {
         let path = dir.path().join("db.redb");
         {
             let store = Store::open(&path).unwrap();
-            let write = store.0.database.begin_write().unwrap();
+            let write = store.0.database.get().unwrap().begin_write().unwrap();
             write
                 .open_table(META)
                 .unwrap()

@@ -2,14 +2,22 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use coracle_types::format::{Format, Newer};
 use coracle_types::{Kind, Kinded};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// More than any pod can own; a larger file is not ours.
 const MAX_BYTES: u64 = 4 << 20;
+/// The format of ledgers. The first one is a bare list of entries; what says its number is an object, with the
+/// list as `entries`. Ledgers are written as lists as long as that is the newest format: programs that know no
+/// other can be gone back to.
+const FORMAT: u32 = 1;
+/// What tmpfs gives a file at a time.
+const PAGE: u64 = 4096;
 
 /// A ledger that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +38,14 @@ pub enum LedgerError {
         /// Why.
         source: io::Error,
     },
+    /// It is a newer program's: what that one made, this one would not take away.
+    #[error("the ledger {path}: {newer}")]
+    Newer {
+        /// The ledger's file.
+        path: PathBuf,
+        /// What it says.
+        newer: Newer,
+    },
     /// The content is not a ledger.
     #[error("the ledger {path} is damaged")]
     Damaged {
@@ -43,12 +59,27 @@ pub enum LedgerError {
 impl Kinded for LedgerError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            Self::Read { source, .. } | Self::Write { source, .. }
+                if Kind::of_exhaustion(source).is_some() =>
+            {
                 Kind::ResourceExhausted
             }
+            Self::Newer { .. } => Kind::FailedPrecondition,
             _ => Kind::Internal,
         }
     }
+}
+
+/// A ledger's file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content<T> {
+    List(Vec<T>),
+    Said {
+        #[serde(rename = "format")]
+        _format: Format<FORMAT>,
+        entries: Vec<T>,
+    },
 }
 
 /// The objects one owner has made or is about to make, oldest first.
@@ -79,10 +110,15 @@ impl<T: Serialize + DeserializeOwned + Clone + PartialEq> Ledger<T> {
             }
             Err(error) => return Err(read(error)),
         };
-        let entries = serde_json::from_slice(&text).map_err(|source| LedgerError::Damaged {
+        Newer::check(&text, FORMAT).map_err(|newer| LedgerError::Newer {
             path: path.to_owned(),
-            source,
+            newer,
         })?;
+        let (Content::List(entries) | Content::Said { entries, .. }) = serde_json::from_slice(&text)
+            .map_err(|source| LedgerError::Damaged {
+                path: path.to_owned(),
+                source,
+            })?;
         Ok(Self {
             path: path.to_owned(),
             entries,
@@ -137,14 +173,51 @@ impl<T: Serialize + DeserializeOwned + Clone + PartialEq> Ledger<T> {
     }
 }
 
-/// Replaces a file on tmpfs whole: a reader sees the old content or the new, never half. Not durable.
+/// Replaces a JSON file on tmpfs whole: a reader sees the old content or the new, never half. Not durable.
+///
+/// On a file system that is full the old file's own pages are written, as long as the content fits into
+/// them: what says that something is gone must be writable when nothing else is.
 ///
 /// # Errors
 /// As the file system gives them; the old content is then still there.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    File::create(&fresh)?.write_all(content)?;
-    fs::rename(&fresh, path)
+    match write_fresh(&fresh, content) {
+        Ok(()) => fs::rename(&fresh, path),
+        Err(error) => {
+            // Half a file would take the space that others need.
+            let _ = fs::remove_file(&fresh);
+            match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    overwrite(path, content).map_err(|_| error)
+                }
+                _ => Err(error),
+            }
+        }
+    }
+}
+
+fn write_fresh(fresh: &Path, content: &[u8]) -> io::Result<()> {
+    File::create(fresh)?.write_all(content)
+}
+
+/// Writes over the old content in one call, padded with blanks, which JSON allows: no reader sees a mixture
+/// of both that is longer than either.
+fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    let old = file.metadata()?.len();
+    let new = content.len() as u64;
+    if old == 0 || new > old.next_multiple_of(PAGE) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    let mut padded = content.to_vec();
+    padded.resize(usize::try_from(old.max(new)).unwrap_or(content.len()), b' ');
+    let written = file.write_at(&padded, 0)?;
+    if written == padded.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
 }
 
 #[cfg(test)]
@@ -168,6 +241,19 @@ mod tests {
     }
 
     #[test]
+    fn a_ledger_that_says_its_format_is_read_unless_it_is_newer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        fs::write(&path, r#"{"format":1,"entries":["veth a"]}"#).unwrap();
+        assert_eq!(Ledger::<String>::open(&path).unwrap().entries(), ["veth a"]);
+        fs::write(&path, r#"{"format":2,"entries":[{"veth":"a"}]}"#).unwrap();
+        let error = Ledger::<String>::open(&path).unwrap_err();
+        assert!(matches!(error, LedgerError::Newer { .. }));
+        let words = error.to_string();
+        assert!(words.contains("format 2") && words.contains("ledger"), "{words}");
+    }
+
+    #[test]
     fn a_damaged_ledger_is_an_error_not_an_empty_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger");
@@ -176,6 +262,18 @@ mod tests {
             Ledger::<String>::open(&path),
             Err(LedgerError::Damaged { .. })
         ));
+    }
+
+    #[test]
+    fn a_full_file_system_does_not_keep_a_ledger_from_shrinking() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        fs::write(&path, r#"["veth a","netns a"]"#).unwrap();
+        overwrite(&path, br#"["netns a"]"#).unwrap();
+        assert_eq!(Ledger::<String>::open(&path).unwrap().entries(), ["netns a"]);
+        // What would need another page is refused, and the old content stays.
+        assert!(overwrite(&path, &vec![b' '; 5000]).is_err());
+        assert_eq!(Ledger::<String>::open(&path).unwrap().entries(), ["netns a"]);
     }
 
     #[test]

@@ -131,4 +131,7 @@ pub struct Exit {
     pub at: crate::time::UnixNanos,
     /// Whether the kernel killed a process of the container for want of memory.
     pub oom_killed: bool,
+    /// Whether the status went with the processes that knew it: `code` is then 255, `at` when that was found.
+    #[serde(default)]
+    pub lost: bool,
 }

@@ -4,11 +4,14 @@
 //! format or hold policy. The configurations mirror CRI v1's messages field for field where the
 //! engine needs them, so that the protobuf types stay in one crate.
 
+pub mod cgroup2;
 pub mod container;
 pub mod digest;
+pub mod format;
 pub mod ids;
 pub mod image;
 pub mod kind;
+pub mod own_mounts;
 pub mod pod;
 pub mod resources;
 pub mod security;
