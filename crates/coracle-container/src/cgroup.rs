@@ -1,9 +1,13 @@
 //! Cgroups of containers in every hierarchy of the node: v1, v2 and both side by side.
 
+mod breakdown;
+mod detail;
 mod device_filter;
 mod files;
 mod hierarchy;
 mod life;
+mod oom;
+mod pressure;
 mod stats;
 mod v1;
 mod v2;
@@ -23,6 +27,10 @@ use rustix::io::Errno;
 use crate::error::Error;
 use hierarchy::{Hierarchy, Version};
 
+pub use breakdown::Breakdown;
+pub use detail::{DeviceIo, HugePages, Processes, counts_huge_pages};
+pub use oom::{KillsAbove, OomEvents};
+pub use pressure::{Pressure, Pressures, Stall, tells_pressure};
 pub use stats::Stats;
 
 /// An absolute path of a cgroup below the root of each hierarchy.
@@ -115,6 +123,17 @@ impl Cgroup {
             return Err(error);
         }
         Ok(cgroup)
+    }
+
+    /// One that may be gone: systemd takes a scope's away with its last process.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] when the node's hierarchies cannot be found.
+    pub fn at(path: &CgroupPath) -> Result<Self, Error> {
+        Ok(Self {
+            path: path.clone(),
+            hierarchies: hierarchy::of_node()?,
+        })
     }
 
     /// One that exists in at least one hierarchy.

@@ -193,9 +193,15 @@ fn plan(
         &request.io,
     )?;
     progress.enter(Step::MakeRootfs);
-    let rootfs = rootfs::make(&request.rootfs)?;
-    progress.enter(Step::MakeMounts);
     let mut mapping = |uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]| mapping(uids, gids, layout);
+    if let RootfsSource::Overlay {
+        upper, mapped: true, ..
+    } = &request.rootfs
+    {
+        rootfs::give_away(upper, &layout.uids, &layout.gids)?;
+    }
+    let rootfs = rootfs::make(&request.rootfs, || mapping(&[], &[]))?;
+    progress.enter(Step::MakeMounts);
     let mounts = mounts::plan(spec, request.bundle, cgroup, &mut mapping)?;
     let devices = devices::plan(spec, &mounts, layout.has_user_namespace())?;
     let sysctls = linux.and_then(|linux| linux.sysctl().clone()).unwrap_or_default();

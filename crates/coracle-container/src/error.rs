@@ -15,6 +15,8 @@ pub enum CommandProblem {
     Missing,
     /// The file is there; the interpreter it names (`#!` line or dynamic loader) is not.
     InterpreterMissing,
+    /// What it names as its interpreter is there and cannot be executed.
+    InterpreterWrong,
     /// It is a directory.
     Directory,
     /// The user may not execute it, or its mount says noexec.
@@ -28,16 +30,30 @@ pub enum CommandProblem {
 }
 
 impl CommandProblem {
-    pub(crate) fn of(errno: Errno) -> Self {
+    /// `about` is what the file says that it needs.
+    pub(crate) fn of(step: Step, errno: Errno, about: &str) -> Self {
+        // At the last step the file was seen to be there and executable: what is wrong is what it names.
+        let names_another = step == Step::Exec && about.starts_with("its ");
         match errno {
+            Errno::NOENT | Errno::NOTDIR if step == Step::Exec => Self::InterpreterMissing,
+            // EIO: it is shorter than a program's header.
+            Errno::ACCESS | Errno::PERM | Errno::NOEXEC | Errno::ISDIR | Errno::IO if names_another => {
+                Self::InterpreterWrong
+            }
             Errno::NOENT | Errno::NOTDIR => Self::Missing,
             Errno::ISDIR => Self::Directory,
             Errno::ACCESS | Errno::PERM => Self::NotExecutable,
             Errno::NOEXEC => Self::WrongFormat,
             Errno::TOOBIG => Self::TooLong,
-            Errno::LIBBAD => Self::InterpreterMissing,
+            Errno::LIBBAD => Self::InterpreterWrong,
             _ => Self::Other,
         }
+    }
+
+    /// The detail of a failure: the command, and what is to be told about it.
+    pub(crate) fn detail(command: &str, about: &str) -> String {
+        // No command holds a NUL.
+        format!("{command}\0{about}")
     }
 
     /// As a shell counts it: 127 for what is not there, 126 for what cannot be executed.
@@ -51,16 +67,27 @@ impl CommandProblem {
 
     fn words(self) -> &'static str {
         match self {
-            Self::Missing => "no such file in the container",
+            Self::Missing => "no such file in the container: check command, args and the image's entrypoint",
             Self::InterpreterMissing => {
                 "the file exists, the interpreter it names (`#!` line or dynamic loader) does not"
             }
-            Self::Directory => "it is a directory",
-            Self::NotExecutable => {
-                "permission denied: not executable for this user, or its file system is mounted noexec"
+            Self::InterpreterWrong => {
+                "the file exists, the interpreter it names (`#!` line or dynamic loader) cannot be executed: it is no \
+                 program for this machine, no file, or not executable for this user"
             }
-            Self::WrongFormat => "exec format error: no program for this machine and no `#!` line",
-            Self::TooLong => "arguments and environment are too long for the kernel",
+            Self::Directory => "it is a directory: name a program",
+            Self::NotExecutable => {
+                "permission denied: not executable for this user (chmod +x in the image), or its file system is \
+                 mounted noexec"
+            }
+            Self::WrongFormat => {
+                "exec format error: it is no program for this machine and has no `#!` line; take the image for this \
+                 platform"
+            }
+            Self::TooLong => {
+                "arguments and environment are too long for the kernel, which takes a quarter of the stack's limit \
+                 (RLIMIT_STACK, 2 MiB of the usual 8): give fewer or shorter ones"
+            }
             Self::Other => "the kernel refused to execute it",
         }
     }
@@ -92,10 +119,12 @@ pub enum Error {
         source: Errno,
     },
     /// The command cannot be executed.
-    #[error("cannot execute {command:?}: {} ({source})", .problem.words())]
+    #[error("cannot execute {command:?}: {}{} ({source})", .problem.words(), told(.about))]
     Command {
         /// The command as it was given.
         command: String,
+        /// What the file or the search says; may be empty.
+        about: String,
         /// What is wrong with it.
         problem: CommandProblem,
         /// The kernel's answer.
@@ -121,7 +150,7 @@ pub enum Error {
     #[error("making a process: {0}")]
     Fork(#[from] ForkError),
     /// A file of a cgroup could not be read or written.
-    #[error("cgroup {}: {operation}: {source}", .path.display())]
+    #[error("cgroup {}: {operation}: {source}{}", .path.display(), remedy_of_cgroup(.source))]
     Cgroup {
         /// What was tried, with the value.
         operation: String,
@@ -181,6 +210,23 @@ impl Error {
     }
 }
 
+fn remedy_of_cgroup(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "; it was removed while the container was there: create the container anew"
+        }
+        _ => "",
+    }
+}
+
+fn told(about: &str) -> String {
+    if about.is_empty() {
+        String::new()
+    } else {
+        format!("; {about}")
+    }
+}
+
 fn cut(value: String) -> String {
     if value.len() <= 200 {
         value
@@ -193,10 +239,11 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure.step {
             Step::FindCommand | Step::Exec => {
-                let problem = CommandProblem::of(failure.errno);
+                let (command, about) = failure.detail.split_once('\0').unwrap_or((&failure.detail, ""));
                 Self::Command {
-                    command: failure.detail,
-                    problem,
+                    command: command.to_owned(),
+                    about: about.to_owned(),
+                    problem: CommandProblem::of(failure.step, failure.errno, about),
                     source: failure.errno,
                 }
             }
@@ -219,6 +266,8 @@ impl Kinded for Error {
                 }
                 Errno::PERM | Errno::ACCESS => Kind::PermissionDenied,
                 Errno::NOENT if *step == Step::MakeMounts => Kind::NotFound,
+                // What is mounted and what is there do not fit.
+                Errno::NOTDIR | Errno::ISDIR if *step == Step::AttachMounts => Kind::InvalidArgument,
                 _ => Kind::Internal,
             },
             Self::Command { problem, .. } => match problem {
@@ -233,7 +282,7 @@ impl Kinded for Error {
             },
             Self::Stuck { .. } => Kind::DeadlineExceeded,
             Self::Cgroup { source, .. } => match source.kind() {
-                std::io::ErrorKind::NotFound => Kind::NotFound,
+                std::io::ErrorKind::NotFound => Kind::FailedPrecondition,
                 std::io::ErrorKind::InvalidInput => Kind::InvalidArgument,
                 std::io::ErrorKind::ResourceBusy => Kind::FailedPrecondition,
                 _ => Kind::Internal,

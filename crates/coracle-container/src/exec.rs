@@ -81,11 +81,16 @@ pub fn exec(
     };
     let result = exec_in(target, &plan, &io, &progress, tree.as_ref());
     match result {
-        Ok((spawned, console)) => Ok(ExecProcess {
+        Ok(Begun {
+            spawned,
+            console,
+            elsewhere,
+        }) => Ok(ExecProcess {
             pid: spawned.pid,
             pidfd: spawned.pidfd,
             console,
-            tree,
+            // One that nobody is in would tell that all are gone.
+            tree: tree.filter(|tree| !elsewhere || tree.remove().is_err()),
             warnings: spawned.warnings,
         }),
         Err(error) => {
@@ -97,13 +102,21 @@ pub fn exec(
     }
 }
 
+/// A process that was begun.
+struct Begun {
+    spawned: Spawned,
+    console: Option<OwnedFd>,
+    /// It is beside the container's init, not where it was to be.
+    elsewhere: bool,
+}
+
 fn exec_in(
     target: &ContainerProcess<'_>,
     plan: &ProcessPlan,
     io: &ProcessIo,
     progress: &Progress,
     tree: Option<&ExecCgroup>,
-) -> Result<(Spawned, Option<OwnedFd>), Error> {
+) -> Result<Begun, Error> {
     let procfs = ProcFs::of_host()?;
     let layout = Layout {
         like: Some((target.pidfd, namespaces(target.spec))),
@@ -123,6 +136,7 @@ fn exec_in(
         };
         spawn(&request, |side| run(plan, io, side))
     };
+    let mut elsewhere = false;
     let mut spawned = match attempt(&entrance) {
         // The container's own init manager enabled controllers for its children: then no process may be in
         // the container's cgroup itself, and the init's is where others are.
@@ -133,6 +147,7 @@ fn exec_in(
                 Some(directory) => Some(directory),
                 None => return Err(error),
             };
+            elsewhere = true;
             attempt(&entrance)?
         }
         result => result?,
@@ -142,7 +157,11 @@ fn exec_in(
         release(&spawned.channel, Some(progress)).map(|()| console)
     });
     match ended {
-        Ok(console) => Ok((spawned, console)),
+        Ok(console) => Ok(Begun {
+            spawned,
+            console,
+            elsewhere,
+        }),
         Err(error) => {
             spawned.abandon();
             Err(error)
@@ -150,14 +169,16 @@ fn exec_in(
     }
 }
 
+/// EOPNOTSUPP is what a threaded cgroup, or one above threaded ones, answers to whole processes.
 fn is_busy(error: &Error) -> bool {
+    let refused = |errno| matches!(errno, Errno::BUSY | Errno::OPNOTSUPP);
     match error {
-        Error::Fork(error) => error.errno() == Some(Errno::BUSY),
+        Error::Fork(error) => error.errno().is_some_and(refused),
         Error::Step {
             step: Step::JoinCgroup,
             source,
             ..
-        } => *source == Errno::BUSY,
+        } => refused(*source),
         _ => false,
     }
 }

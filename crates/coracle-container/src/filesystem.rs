@@ -1,17 +1,25 @@
-//! File systems made by fsopen(2), with what the kernel logs in the context when it refuses.
+//! File systems made by fsopen(2), with what the kernel logs in the context when it refuses, and by mount(2) in
+//! a child.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use coracle_sys::fork::{self, CloneRequest, Forked};
+use coracle_sys::namespaces::{Namespace, Namespaces};
+use coracle_sys::seqpacket;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
+    move_mount, open_tree,
 };
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::step::{Failure, Step};
 
 /// Longest string that fsconfig(2) takes.
 pub(crate) const LONGEST_VALUE: usize = 255;
+/// A directory that is surely there, for a child to mount on.
+pub(crate) const ANY_DIRECTORY: &str = "/proc/sys";
 
 /// A file system being configured.
 #[derive(Debug)]
@@ -102,4 +110,34 @@ pub(crate) fn clone_tree(at: BorrowedFd<'_>, submounts: Submounts) -> Result<Own
 pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount.as_fd(), c"", target.as_fd(), c"", flags)
+}
+
+/// A child in a mount namespace of its own makes a mount, where nobody else sees it, and gives it away.
+pub(crate) fn made_by_child(make: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+    let (ours, theirs) = seqpacket::pair()?;
+    let request = CloneRequest {
+        namespaces: Namespaces::NONE.with(Namespace::Mount),
+        ..CloneRequest::default()
+    };
+    match fork::clone3(&request) {
+        Err(error) => Err(error.errno().unwrap_or(Errno::BUSY)),
+        Ok(Forked::InChild) => fork::run_child(|| {
+            let alone = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            let sent = match mount_change("/", alone).and_then(|()| make()) {
+                Ok(mount) => seqpacket::send(theirs.as_fd(), b"0", &[mount.as_fd()]),
+                Err(errno) => seqpacket::send(theirs.as_fd(), &errno.raw_os_error().to_ne_bytes(), &[]),
+            };
+            i32::from(sent.is_err())
+        }),
+        Ok(Forked::Parent(child)) => {
+            drop(theirs);
+            let mut answer = [0; 8];
+            let heard = seqpacket::receive(ours.as_fd(), &mut answer);
+            let _ = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+            let (_, mut fds) = heard?;
+            let [a, b, c, d, ..] = answer;
+            let errno = Errno::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]).clamp(1, 4095));
+            fds.pop().ok_or(errno)
+        }
+    }
 }

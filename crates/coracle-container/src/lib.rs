@@ -18,6 +18,7 @@
 //! to be deleted at any time; a reboot may clear it. In the kernel it makes cgroups (below the path of the specification, in every
 //! hierarchy) and, on request, pins of namespaces; both are the caller's to remove.
 
+pub mod apparmor;
 pub mod cgroup;
 pub mod console;
 pub mod hooks;
@@ -39,14 +40,17 @@ mod paths;
 mod process;
 mod process_io;
 mod procfs;
+mod program;
 #[doc(hidden)]
 pub mod rootfs;
 mod spawn;
+mod stand_in;
 mod step;
 
 pub use create::{CreateRequest, Init, create};
 pub use error::{CommandProblem, Error};
 pub use exec::{ContainerProcess, ExecProcess, ExecTree, exec};
 pub use process_io::{ConsoleSize, ProcessIo, Stdio};
-pub use rootfs::{RootfsSource, view};
+pub use rootfs::RootfsSource;
+pub use stand_in::StandIn;
 pub use step::Step;

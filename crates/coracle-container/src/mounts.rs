@@ -1,11 +1,13 @@
 //! Mounts of a container: sources opened and detached by the parent, attached by the child.
 
+mod layers;
 mod options;
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use coracle_sys::mount_attr::{Change, Depth, Flag, Propagation};
+use coracle_types::own_mounts;
 use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, open, statat, symlinkat};
 use rustix::io::Errno;
@@ -16,6 +18,7 @@ use crate::filesystem::{FsContext, Submounts, attach, clone_tree};
 use crate::paths::{Root, Target};
 use crate::procfs::is_procfs;
 use crate::step::{At as _, Failure, Step};
+pub(crate) use layers::part_of_attached;
 use options::Options;
 
 /// One mount, ready for the child.
@@ -37,6 +40,8 @@ enum What {
         options: Options,
         label: Option<String>,
     },
+    /// A directory of the root, bound over itself so that it has flags of its own.
+    Volume,
     /// The container's directories of the v1 hierarchies side by side.
     Cgroups {
         trees: Vec<(String, OwnedFd)>,
@@ -105,7 +110,11 @@ fn plan_one(
     let options = Options::parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().as_deref().unwrap_or("");
     let read_only = options.read_only;
-    let what = if options.bind.is_some() || kind == "bind" || kind == "rbind" {
+    let what = if kind == own_mounts::LAYERS {
+        layers::plan(mount, destination, &options, mapping)?
+    } else if kind == own_mounts::VOLUME {
+        What::Volume
+    } else if options.bind.is_some() || kind == "bind" || kind == "rbind" {
         plan_bind(mount, bundle, &options, mapping)?
     } else if kind == "cgroup" || kind == "cgroup2" {
         plan_cgroups(cgroup, &options)?
@@ -250,7 +259,7 @@ impl Planned {
     pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match &self.what {
             What::Tree { tree, .. } => vec![tree.as_fd()],
-            What::FileSystem { .. } => Vec::new(),
+            What::FileSystem { .. } | What::Volume => Vec::new(),
             What::Cgroups { trees, .. } => trees.iter().map(|(_, tree)| tree.as_fd()).collect(),
         }
     }
@@ -274,8 +283,16 @@ impl Planned {
             What::Tree { tree, target } => {
                 let point = root
                     .ensure(destination, *target)
-                    .at(step, || format!("mount point {destination}"))?;
+                    .map_err(|errno| Failure::new(step, errno, misfit(destination, errno)))?;
                 self.refuse_below_proc(&point, *target)?;
+                attach(tree.as_fd(), point.as_fd()).at(step, on)
+            }
+            What::Volume => {
+                let point = root
+                    .ensure(destination, Target::Directory)
+                    .at(step, || format!("the image's volume {destination}"))?;
+                self.refuse_below_proc(&point, Target::Directory)?;
+                let tree = clone_tree(point.as_fd(), Submounts::Without).at(step, on)?;
                 attach(tree.as_fd(), point.as_fd()).at(step, on)
             }
             What::FileSystem {
@@ -363,6 +380,16 @@ fn mount_point(root: &Root, destination: &str, kind: &str) -> Result<OwnedFd, Fa
     }
     root.ensure(destination, Target::Directory)
         .at(step, || format!("mount point {destination}"))
+}
+
+/// What is in the way of a volume.
+fn misfit(destination: &str, errno: Errno) -> String {
+    let why = match errno {
+        Errno::NOTDIR => ": the image has a file there or above it, and the volume is a directory",
+        Errno::ISDIR => ": the image has a directory there, and the volume is a file",
+        _ => "",
+    };
+    format!("mount point {destination}{why}")
 }
 
 fn make(kind: &str, source: &str, options: &Options, label: Option<&str>) -> Result<OwnedFd, Failure> {

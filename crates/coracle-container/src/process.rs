@@ -13,10 +13,11 @@ use rustix::process::{Resource, Rlimit, fchdir, getrlimit, setrlimit};
 use rustix::thread::{set_keep_capabilities, set_no_new_privs};
 
 use crate::capabilities::Sets;
-use crate::error::Error;
+use crate::error::{CommandProblem, Error};
 use crate::paths::{Root, Target};
 use crate::process_io::{ConsoleSize, ProcessIo};
 use crate::procfs::ProcFs;
+use crate::program;
 use crate::seccomp::{self, Program};
 use crate::step::{At as _, Failure, Progress, Step};
 
@@ -181,12 +182,9 @@ impl ProcessPlan {
             }
         }
         progress.enter(Step::Exec);
-        let errno = match exec::exec(&prepared.program, &self.arguments, &self.environment) {
-            // The file was seen to be there: what is missing is what it names.
-            Errno::NOENT => Errno::LIBBAD,
-            errno => errno,
-        };
-        Failure::new(Step::Exec, errno, self.command.as_str())
+        let errno = exec::exec(&prepared.program, &self.arguments, &self.environment);
+        let about = program::describe(&prepared.program);
+        Failure::new(Step::Exec, errno, CommandProblem::detail(&self.command, &about))
     }
 
     fn install_seccomp(&self) -> Result<(), Failure> {
@@ -253,7 +251,12 @@ impl ProcessPlan {
                 Err(_) => {}
             }
         }
-        Err(fail(worst))
+        let about = format!("PATH is {:?}", self.search);
+        Err(Failure::new(
+            Step::FindCommand,
+            worst,
+            CommandProblem::detail(&self.command, &about),
+        ))
     }
 
     /// Gives what is behind 0, 1 and 2 to the user, so that a program may open /dev/stdout again. Devices

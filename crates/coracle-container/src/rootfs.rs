@@ -4,18 +4,21 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use coracle_sys::fork::{self, CloneRequest, Forked};
 use coracle_sys::mount_attr::{Change, Depth, Flag, Propagation};
-use coracle_sys::namespaces::{Namespace, Namespaces};
-use coracle_sys::seqpacket;
-use rustix::fs::{Mode, OFlags, open};
+use coracle_types::security::IdMapping;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fstat, mkdir, open};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::mount::{MountFlags, mount};
+use rustix::process::chdir;
 
 use crate::error::Error;
-use crate::filesystem::{FsContext, LONGEST_VALUE, Submounts, clone_tree};
+use crate::filesystem::{
+    ANY_DIRECTORY, FsContext, LONGEST_VALUE, Submounts, attach, clone_tree, made_by_child,
+};
 use crate::step::{At as _, Failure, Step};
+
+/// To be mounted on, cloned, or named.
+const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// What a container's root is made of.
 #[derive(Debug)]
@@ -30,8 +33,9 @@ pub enum RootfsSource {
         upper: PathBuf,
         /// Work directory of the kernel, beside `upper`.
         work: PathBuf,
-        /// A user namespace by whose mapping the layers and `upper` appear (Linux 5.19).
-        mapped_by: Option<OwnedFd>,
+        /// Whether the layers appear by the mapping of the container's user namespace (Linux 5.19). What lies
+        /// in `upper` has ids of the node then.
+        mapped: bool,
     },
     /// Read-only layers.
     View {
@@ -69,11 +73,15 @@ enum Method {
     Page,
 }
 
-/// The detached mount of a root file system.
+/// The detached mount of a root file system; `user_namespace` gives the container's where its mapping is
+/// asked for.
 ///
 /// # Errors
 /// The kernel's own words where it gives some.
-pub(crate) fn make(source: &RootfsSource) -> Result<OwnedFd, Error> {
+pub(crate) fn make(
+    source: &RootfsSource,
+    user_namespace: impl FnOnce() -> Result<OwnedFd, Error>,
+) -> Result<OwnedFd, Error> {
     match source {
         RootfsSource::Path(path) => {
             let directory = directory(path)?;
@@ -85,13 +93,14 @@ pub(crate) fn make(source: &RootfsSource) -> Result<OwnedFd, Error> {
                 .at(Step::MakeRootfs, || "private propagation")?;
             Ok(tree)
         }
-        RootfsSource::View { lowers } => view(lowers),
+        RootfsSource::View { lowers } => view(lowers, None),
         RootfsSource::Overlay {
             lowers,
             upper,
             work,
-            mapped_by,
+            mapped,
         } => {
+            let mapped_by = if *mapped { Some(user_namespace()?) } else { None };
             let mut parts = Parts {
                 mapped: mapped_by.is_some(),
                 ..Parts::default()
@@ -99,25 +108,49 @@ pub(crate) fn make(source: &RootfsSource) -> Result<OwnedFd, Error> {
             for lower in lowers {
                 parts.add_lower(lower, mapped_by.as_ref().map(AsFd::as_fd))?;
             }
-            parts.set_upper(upper, work, mapped_by.as_ref().map(AsFd::as_fd))?;
+            parts.set_upper(upper, work)?;
             overlay(&mut parts)
         }
     }
+}
+
+/// Gives a writable directory to whom its owner inside is outside. It was made with the owner that the image
+/// has; one that was given away already is left alone.
+///
+/// # Errors
+/// When it is not there or cannot be given away.
+pub(crate) fn give_away(upper: &Path, uids: &[IdMapping], gids: &[IdMapping]) -> Result<(), Error> {
+    let at = || format!("owner of {}", upper.display());
+    let directory = directory(upper)?;
+    let stat = fstat(&directory).at(Step::MakeRootfs, at)?;
+    let user = outside(uids, stat.st_uid).map(Uid::from_raw);
+    let group = outside(gids, stat.st_gid).map(Gid::from_raw);
+    chownat(&directory, c"", user, group, AtFlags::EMPTY_PATH).at(Step::MakeRootfs, at)?;
+    Ok(())
+}
+
+fn outside(ranges: &[IdMapping], id: u32) -> Option<u32> {
+    ranges.iter().find_map(|range| {
+        let at = id.checked_sub(range.container_id)?;
+        (at < range.length).then_some(range.host_id.saturating_add(at))
+    })
 }
 
 /// A detached read-only mount of layers, the uppermost first.
 ///
 /// # Errors
 /// As [`create`](crate::create) for its root file system.
-pub fn view(lowers: &[PathBuf]) -> Result<OwnedFd, Error> {
+pub(crate) fn view(lowers: &[PathBuf], mapped_by: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Error> {
     let mount = if let [only] = lowers {
         let directory = directory(only)?;
-        clone_tree(directory.as_fd(), Submounts::Without)
-            .at(Step::MakeRootfs, || format!("bind {}", only.display()))?
+        clone(&directory, only, mapped_by)?
     } else {
-        let mut parts = Parts::default();
+        let mut parts = Parts {
+            mapped: mapped_by.is_some(),
+            ..Parts::default()
+        };
         for lower in lowers {
-            parts.add_lower(lower, None)?;
+            parts.add_lower(lower, mapped_by)?;
         }
         overlay(&mut parts)?
     };
@@ -144,13 +177,14 @@ impl Parts {
         Ok(())
     }
 
-    fn set_upper(&mut self, upper: &Path, work: &Path, map: Option<BorrowedFd<'_>>) -> Result<(), Error> {
+    /// Never id-mapped: overlay makes its work directory with the rights of who mounts, who has no id in there.
+    fn set_upper(&mut self, upper: &Path, work: &Path) -> Result<(), Error> {
         let names = (utf8(upper)?, utf8(work)?);
-        if map.is_none() && names.0.len().max(names.1.len()) <= LONGEST_VALUE {
+        if names.0.len().max(names.1.len()) <= LONGEST_VALUE {
             self.upper = Some((names.0.into(), names.1.into()));
             return Ok(());
         }
-        // Both must be reached through one mount, so it is the directory of both that is opened or mapped.
+        // Both must be reached through one mount, so it is the directory of both that is opened.
         let parent = upper.parent().filter(|parent| work.parent() == Some(parent));
         let parent = parent.ok_or_else(|| {
             Error::spec(
@@ -159,7 +193,7 @@ impl Parts {
                 "the work directory must lie beside the upper directory",
             )
         })?;
-        let held = self.hold(parent, map)?;
+        let held = self.hold(parent, None)?;
         let below = |path: &Path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             format!("{}/{name}", self.by_descriptor(held))
@@ -170,14 +204,8 @@ impl Parts {
 
     fn hold(&mut self, path: &Path, map: Option<BorrowedFd<'_>>) -> Result<usize, Error> {
         let mut directory = directory(path)?;
-        if let Some(map) = map {
-            let clone = clone_tree(directory.as_fd(), Submounts::Without)
-                .at(Step::MakeRootfs, || format!("clone {}", path.display()))?;
-            Change::new()
-                .mapped(map)
-                .apply(clone.as_fd(), Depth::This)
-                .at(Step::MakeRootfs, || format!("map ids of {}", path.display()))?;
-            directory = clone;
+        if map.is_some() {
+            directory = clone(&directory, path, map)?;
         }
         self.held.push(directory);
         Ok(self.held.len() - 1)
@@ -240,6 +268,9 @@ fn overlay_by_context(parts: &Parts, method: Method) -> Result<OwnedFd, Failure>
     }
     // An index would bind the upper directory to this very set of layers.
     let _ = context.try_set("index", "off");
+    // Layers that are images are file systems of their own: files would have many device numbers, and
+    // programs that stay on one file system would pass them over.
+    let _ = context.try_set("xino", "auto");
     context.mount()
 }
 
@@ -252,60 +283,52 @@ fn joined(parts: &Parts) -> String {
     names.join(":")
 }
 
-/// A child in a mount namespace of its own makes the mount, detaches a clone and sends it over.
+/// By a child in a mount namespace of its own.
 fn overlay_by_page(parts: &Parts) -> Result<OwnedFd, Failure> {
-    let step = Step::MakeRootfs;
-    let (ours, theirs) = seqpacket::pair().at(step, || "socketpair")?;
-    let request = CloneRequest {
-        namespaces: Namespaces::NONE.with(Namespace::Mount),
-        ..CloneRequest::default()
-    };
-    match fork::clone3(&request) {
-        Err(error) => Err(Failure::new(
-            step,
-            error.errno().unwrap_or(Errno::BUSY),
-            error.to_string(),
-        )),
-        Ok(Forked::InChild) => fork::run_child(|| {
-            let sent = match mount_by_page(parts) {
-                Ok(tree) => seqpacket::send(theirs.as_fd(), b"0", &[tree.as_fd()]),
-                Err(errno) => seqpacket::send(theirs.as_fd(), &errno.raw_os_error().to_ne_bytes(), &[]),
-            };
-            i32::from(sent.is_err())
-        }),
-        Ok(Forked::Parent(child)) => {
-            drop(theirs);
-            let mut answer = [0; 8];
-            let heard = seqpacket::receive(ours.as_fd(), &mut answer);
-            let _ = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
-            let (_, mut fds) = heard.at(step, || "overlay by mount(2)")?;
-            fds.pop().ok_or_else(|| {
-                let [a, b, c, d, ..] = answer;
-                let errno = Errno::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]).clamp(1, 4095));
-                Failure::new(step, errno, "overlay by mount(2)")
-            })
+    made_by_child(|| {
+        if parts.mapped {
+            mount_mapped_by_page(parts)
+        } else {
+            mount_by_page(parts)
         }
-    }
+    })
+    .at(Step::MakeRootfs, || "overlay by mount(2)")
 }
 
 /// In that child, whose mounts are copies: what the parent opened is not among them, so that unmapped
 /// layers are opened again.
 fn mount_by_page(parts: &Parts) -> Result<OwnedFd, Errno> {
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut opened = Vec::new();
     let mut names = Vec::new();
     for part in &parts.lowers {
-        match part.directory.filter(|_| parts.mapped) {
-            Some(held) => names.push(parts.by_descriptor(held)),
-            None => {
-                let layer = open(part.name.as_str(), flags, Mode::empty())?;
-                names.push(format!("/proc/self/fd/{}", layer.as_raw_fd()));
-                opened.push(layer);
-            }
-        }
+        let layer = open(part.name.as_str(), PLACE, Mode::empty())?;
+        names.push(format!("/proc/self/fd/{}", layer.as_raw_fd()));
+        opened.push(layer);
     }
-    let mut options = format!("index=off,lowerdir={}", names.join(":"));
+    mount_overlay(parts, &names, ANY_DIRECTORY)
+}
+
+/// Before Linux 6.15 overlay takes layers of attached mounts only: the id-mapped clones are attached, side by
+/// side and named by their numbers, where nobody sees them. The overlay has clones of its own of them.
+fn mount_mapped_by_page(parts: &Parts) -> Result<OwnedFd, Errno> {
+    mount("tmpfs", ANY_DIRECTORY, "tmpfs", MountFlags::empty(), None)?;
+    chdir(ANY_DIRECTORY)?;
+    let merged = "merged";
+    mkdir(merged, Mode::RWXU)?;
+    let mut names = Vec::new();
+    for held in parts.lowers.iter().filter_map(|part| part.directory) {
+        let name = held.to_string();
+        mkdir(name.as_str(), Mode::RWXU)?;
+        let point = open(name.as_str(), PLACE, Mode::empty())?;
+        attach(parts.held[held].as_fd(), point.as_fd())?;
+        names.push(name);
+    }
+    mount_overlay(parts, &names, merged)
+}
+
+/// By mount(2), whose options are one page; gives a clone.
+fn mount_overlay(parts: &Parts, lowers: &[String], point: &str) -> Result<OwnedFd, Errno> {
+    let mut options = format!("index=off,xino=auto,lowerdir={}", lowers.join(":"));
     if let Some((upper, work)) = &parts.upper {
         if [upper, work].iter().any(|name| name.contains([',', ':', '\\'])) {
             return Err(Errno::INVAL);
@@ -313,17 +336,27 @@ fn mount_by_page(parts: &Parts) -> Result<OwnedFd, Errno> {
         options.push_str(&format!(",upperdir={upper},workdir={work}"));
     }
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
-    mount(
-        "overlay",
-        "/proc/sys",
-        "overlay",
-        MountFlags::empty(),
-        Some(options.as_c_str()),
-    )?;
-    clone_tree(
-        open("/proc/sys", flags, Mode::empty())?.as_fd(),
-        Submounts::Without,
-    )
+    let flags = MountFlags::empty();
+    mount("overlay", point, "overlay", flags, Some(options.as_c_str()))?;
+    clone_tree(open(point, PLACE, Mode::empty())?.as_fd(), Submounts::Without)
+}
+
+/// A detached mount of a directory, with its ids mapped where a user namespace is given.
+fn clone(directory: &OwnedFd, path: &Path, map: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Error> {
+    let clone = clone_tree(directory.as_fd(), Submounts::Without)
+        .at(Step::MakeRootfs, || format!("clone {}", path.display()))?;
+    if let Some(map) = map {
+        Change::new()
+            .mapped(map)
+            .apply(clone.as_fd(), Depth::This)
+            .at(Step::MakeRootfs, || {
+                format!(
+                    "map the ids of {}: its file system must allow id-mapped mounts",
+                    path.display()
+                )
+            })?;
+    }
+    Ok(clone)
 }
 
 fn directory(path: &Path) -> Result<OwnedFd, Error> {
@@ -341,16 +374,34 @@ fn utf8(path: &Path) -> Result<&str, Error> {
 pub mod probe {
     //! Each way to mount layers by itself, for tests on kernels that would never use the older ones.
 
-    use super::{Error, Method, OwnedFd, Parts, Path, PathBuf, overlay_by};
+    use std::os::fd::{AsFd as _, BorrowedFd};
 
-    /// Mounts by the way `index` (0 the newest).
-    pub fn overlay(index: usize, lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, Error> {
-        let mut parts = Parts::default();
+    use super::{Error, Method, OwnedFd, Parts, Path, PathBuf, Step, overlay_by};
+    use crate::step::At as _;
+
+    /// Mounts by the way `index` (0 the newest), with ids mapped by a user namespace if one is given.
+    pub fn overlay(
+        index: usize,
+        lowers: &[PathBuf],
+        (upper, work): (&Path, &Path),
+        map: Option<BorrowedFd<'_>>,
+    ) -> Result<OwnedFd, Error> {
+        let mut parts = Parts {
+            mapped: map.is_some(),
+            ..Parts::default()
+        };
         for lower in lowers {
-            parts.add_lower(lower, None)?;
+            parts.add_lower(lower, map)?;
         }
-        parts.set_upper(upper, work, None)?;
+        parts.set_upper(upper, work)?;
         let method = [Method::Each, Method::Joined, Method::Page][index.min(2)];
         overlay_by(&mut parts, method)?.map_err(Error::from)
+    }
+
+    /// The part at `path` of layers, the uppermost first, by the way that kernels before 6.15 need.
+    pub fn part(lowers: &[PathBuf], path: &str) -> Result<OwnedFd, Error> {
+        let whole = super::view(lowers, None)?;
+        let part = crate::mounts::part_of_attached(whole.as_fd(), path);
+        Ok(part.at(Step::MakeMounts, || path.to_owned())?)
     }
 }

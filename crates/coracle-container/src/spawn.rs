@@ -185,8 +185,10 @@ fn clone(request: &Request<'_>) -> Result<(Forked, bool), Error> {
         cgroup,
         sibling: false,
     }) {
+        // Not EOPNOTSUPP, which is the cgroup's own word: a child that wrote itself in would hear the same, too late
+        // for the caller to choose another.
         Err(ForkError::Kernel {
-            source: Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS,
+            source: Errno::INVAL | Errno::NOSYS,
             ..
         }) if cgroup.is_some() => Ok((
             fork::clone3(&CloneRequest {

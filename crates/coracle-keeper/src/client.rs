@@ -107,13 +107,33 @@ impl Keeper {
     ///
     /// # Errors
     /// `AlreadyExists` while the pod has a living shim of this keeper.
-    pub fn spawn_shim(&self, pod: &PodSandboxId, state_dir: &Path) -> Result<i32, Error> {
+    pub fn spawn_shim(&self, pod: &PodSandboxId, state_dir: &Path, log: &str) -> Result<i32, Error> {
         let request = Request::Spawn {
             pod: pod.clone(),
             state_dir: state_dir.into(),
+            log: log.to_owned(),
         };
         match self.call(&request, &[])?.0 {
             Reply::Spawned { pid } => Ok(pid),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Kills the shim of `pod`, which the keeper forked; it may take a moment to be gone.
+    ///
+    /// # Errors
+    /// `NotFound` when it has no living shim of that pod, `Unimplemented` for a keeper of an older program.
+    pub fn kill_shim(&self, pod: &PodSandboxId) -> Result<(), Error> {
+        self.call(&Request::Kill { pod: pod.clone() }, &[]).and_then(done)
+    }
+
+    /// The pods whose shims it forked that live, and those of which it holds anything.
+    ///
+    /// # Errors
+    /// When it does not answer, `Unimplemented` for a keeper of an older program.
+    pub fn pods(&self) -> Result<Vec<PodSandboxId>, Error> {
+        match self.call(&Request::Pods, &[])?.0 {
+            Reply::Pods { pods } => Ok(pods),
             other => Err(unexpected(&other)),
         }
     }
@@ -232,6 +252,14 @@ impl Keeper {
     /// When it does not answer.
     pub fn retire(&self) -> Result<(), Error> {
         self.call(&Request::Retire, &[]).and_then(done)
+    }
+
+    /// Takes back [`Keeper::retire`]: its program is the daemon's again.
+    ///
+    /// # Errors
+    /// When it does not answer, or is too old to know this.
+    pub fn stay(&self) -> Result<(), Error> {
+        self.call(&Request::Stay, &[]).and_then(done)
     }
 
     fn call(

@@ -40,6 +40,14 @@ impl Held {
         self.shims.iter().find(|(_, of)| *of == pod).map(|(pid, _)| *pid)
     }
 
+    /// Every pod of which there is a shim or a deposit.
+    pub(crate) fn pods(&self) -> Vec<PodSandboxId> {
+        let mut pods: Vec<_> = self.pods.keys().chain(self.shims.values()).cloned().collect();
+        pods.sort_unstable();
+        pods.dedup();
+        pods
+    }
+
     pub(crate) fn add_shim(&mut self, pid: i32, pod: PodSandboxId) {
         self.shims.insert(pid, pod);
     }

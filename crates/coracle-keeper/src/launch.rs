@@ -7,14 +7,38 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use coracle_types::Instance;
 use rustix::fs::FlockOperation;
+use rustix::process::{Resource, Rlimit};
 
 use crate::client::Keeper;
 use crate::error::Error;
 use crate::program;
 use crate::server::KeeperArgs;
+
+/// Tells a keeper the limits of open files that its shims shall have: soft and hard, `1024:524288`.
+pub(crate) const OPEN_FILES: &str = "CORACLE_OPEN_FILES";
+
+/// As this process was started, when it has raised its own.
+static OPEN_FILES_BEFORE: OnceLock<Rlimit> = OnceLock::new();
+
+/// Lets the calling daemon open as many files as the hard limit has it, one and more a pod. Containers
+/// are to have the limit that the daemon was started with: programs of old break when it is large
+/// (select(2) ends at 1024 descriptors), or close them one by one.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_open_files() -> io::Result<()> {
+    let before = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: before.maximum,
+        ..before
+    };
+    OPEN_FILES_BEFORE.get_or_init(|| before);
+    Ok(rustix::process::setrlimit(Resource::Nofile, raised)?)
+}
 
 /// What a keeper is started as.
 #[derive(Debug, Clone)]
@@ -50,7 +74,12 @@ pub(crate) fn ensure(config: &KeeperConfig) -> Result<Keeper, Error> {
     let socket = directory.join(format!("{version}.sock"));
     let _lock = lock(&directory.join("lock"))?;
     let keeper = match Keeper::connect(&socket) {
-        Ok(keeper) => keeper,
+        Ok(keeper) => {
+            // It may have been told to leave when another program took its place for a while. One that does
+            // not know the request is of a program that is not this one.
+            let _ = keeper.stay();
+            keeper
+        }
         Err(_) => {
             start(config, &empty, &socket)?;
             Keeper::connect(&socket)?
@@ -111,7 +140,15 @@ fn start(config: &KeeperConfig, empty: &Path, socket: &Path) -> Result<(), Error
         cgroup: config.cgroup.clone(),
         instance: config.instance.clone(),
     };
-    let status = Command::new(program::descriptor_path(&sealed.file))
+    let mut command = Command::new(program::descriptor_path(&sealed.file));
+    if let Some(limit) = OPEN_FILES_BEFORE.get() {
+        command.env(OPEN_FILES, format_limit(limit));
+    }
+    // What the service manager told the daemon is not the keeper's, which outlives it.
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        command.env_remove(name);
+    }
+    let status = command
         .arg0("coracle-keeper")
         .args(&config.program.role)
         .args(args.to_arguments())
@@ -138,6 +175,24 @@ fn start(config: &KeeperConfig, empty: &Path, socket: &Path) -> Result<(), Error
     })
 }
 
+fn format_limit(limit: &Rlimit) -> String {
+    let word = |limit: Option<u64>| limit.map_or_else(|| "infinity".to_owned(), |limit| limit.to_string());
+    format!("{}:{}", word(limit.current), word(limit.maximum))
+}
+
+/// Reads what [`OPEN_FILES`] says.
+pub(crate) fn parse_limit(text: &str) -> Option<Rlimit> {
+    let number = |word: &str| match word {
+        "infinity" => Some(None),
+        word => word.parse().ok().map(Some),
+    };
+    let (soft, hard) = text.split_once(':')?;
+    Some(Rlimit {
+        current: number(soft)?,
+        maximum: number(hard)?,
+    })
+}
+
 /// Keepers of other versions leave with their last pod; sockets that nobody answers on go.
 fn retire_others(directory: &Path, own: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else {
@@ -156,5 +211,27 @@ fn retire_others(directory: &Path, own: &Path) {
             }
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_back() {
+        for limit in [
+            Rlimit {
+                current: Some(1024),
+                maximum: Some(524_288),
+            },
+            Rlimit {
+                current: Some(1024),
+                maximum: None,
+            },
+        ] {
+            assert_eq!(parse_limit(&format_limit(&limit)), Some(limit));
+        }
+        assert!(parse_limit("1024").is_none() && parse_limit("a:b").is_none());
     }
 }

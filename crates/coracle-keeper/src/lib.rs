@@ -30,6 +30,7 @@
 pub mod client;
 pub mod error;
 pub mod launch;
+pub mod process;
 pub mod program;
 
 mod cgroup;

@@ -8,15 +8,16 @@ use std::path::PathBuf;
 use coracle_sys::fork::{self, Forked};
 use coracle_sys::seqpacket;
 use coracle_sys::signalfd::SignalFd;
-use coracle_types::{Instance, Kind};
+use coracle_types::{Instance, Kind, PodSandboxId};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Mode;
 use rustix::net::{SocketFlags, SocketType};
-use rustix::process::Resource;
+use rustix::process::{Pid, Resource, Signal};
 
 use crate::cgroup;
 use crate::error::Error;
 use crate::held::{Held, Refusal};
+use crate::launch;
 use crate::socket;
 use crate::spawn::{Nursery, ShimStart, set_name};
 use crate::wire::{PACKET_MAX, Reply, Request};
@@ -154,11 +155,14 @@ impl Keeper {
         rustix::process::umask(Mode::from_raw_mode(0o077));
         // Refused without CAP_SYS_RESOURCE when it would go down; nothing depends on it.
         let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-        let open_files = rustix::process::getrlimit(Resource::Nofile);
+        let own = rustix::process::getrlimit(Resource::Nofile);
         let raised = rustix::process::Rlimit {
-            current: open_files.maximum,
-            ..open_files
+            current: own.maximum,
+            ..own
         };
+        // Where the daemon has raised its own limit, that is not the one for shims and containers.
+        let told = std::env::var(launch::OPEN_FILES).ok();
+        let open_files = told.as_deref().and_then(launch::parse_limit).unwrap_or(own);
         let _ = rustix::process::setrlimit(Resource::Nofile, raised);
         set_name(c"coracle-keeper", &format!("coracle-keeper {}", args.instance));
         Ok(Started::Keeper(Box::new(Self {
@@ -278,7 +282,7 @@ impl Keeper {
                 let pid = rustix::process::getpid().as_raw_nonzero().get();
                 return Ok(Reply::Status { pid, pods, shims });
             }
-            Request::Spawn { pod, state_dir } => {
+            Request::Spawn { pod, state_dir, log } => {
                 // A shim that was killed a moment ago must not be in the way of its successor.
                 self.held.reap();
                 if let Some(pid) = self.held.shim_of(&pod) {
@@ -289,10 +293,16 @@ impl Keeper {
                 }
                 let pid = self
                     .nursery
-                    .spawn(&pod, &state_dir)
+                    .spawn(&pod, &state_dir, log)
                     .map_err(|error| (Kind::Internal, error.to_string()))?;
                 self.held.add_shim(pid, pod);
                 return Ok(Reply::Spawned { pid });
+            }
+            Request::Kill { pod } => self.kill(&pod)?,
+            Request::Pods => {
+                return Ok(Reply::Pods {
+                    pods: self.held.pods(),
+                });
             }
             Request::Deposit { pod, key, pid } => self.held.deposit(pod, key, pid, descriptors)?,
             Request::Keys { pod } => {
@@ -310,11 +320,24 @@ impl Keeper {
                 });
             }
             Request::Retire => self.retiring = true,
+            Request::Stay => self.retiring = false,
             Request::Copy { .. } => {
                 return Err((Kind::Internal, "a copy is answered with its descriptors".into()));
             }
         }
         Ok(Reply::Done)
+    }
+
+    /// Ends a shim that does not answer. Its pid is its own until this process has reaped it.
+    fn kill(&mut self, pod: &PodSandboxId) -> Result<(), Refusal> {
+        self.held.reap();
+        let pid = self
+            .held
+            .shim_of(pod)
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| (Kind::NotFound, format!("pod {pod} has no shim of this keeper")))?;
+        rustix::process::kill_process(pid, Signal::KILL)
+            .map_err(|error| (Kind::Internal, format!("kill the shim of pod {pod}: {error}")))
     }
 
     fn leave(&self) -> ! {

@@ -26,6 +26,8 @@ pub struct ShimStart {
     pub state_dir: PathBuf,
     /// Where its keeper listens; `None` when another program started it as a shim of its own.
     pub keeper: Option<PathBuf>,
+    /// What it is to log: a filter that means nothing to the keeper; empty from a daemon that knows none.
+    pub log: String,
     /// Its listening stream socket, non-blocking, bound to `<state_dir>/shim.sock`.
     pub listener: OwnedFd,
 }
@@ -43,24 +45,41 @@ pub(crate) struct Nursery {
 
 impl Nursery {
     /// Binds the shim's socket, forks, and returns the child's pid. In the child this does not return.
-    pub(crate) fn spawn(&self, pod: &PodSandboxId, state_dir: &Path) -> Result<i32, Error> {
+    pub(crate) fn spawn(&self, pod: &PodSandboxId, state_dir: &Path, log: String) -> Result<i32, Error> {
         let path = state_dir.join("shim.sock");
         let listener = socket::listen(&path, SocketType::STREAM, SocketFlags::NONBLOCK)
             .map_err(Error::path("bind and listen on", &path))?;
         match fork::fork().map_err(Error::fork("fork a shim"))? {
             Forked::Parent(child) => Ok(child.pid.as_raw_nonzero().get()),
-            Forked::InChild => self.become_shim(pod.clone(), state_dir.into(), listener),
+            Forked::InChild => {
+                let start = ShimStart {
+                    pod: pod.clone(),
+                    state_dir: state_dir.into(),
+                    keeper: Some(self.keeper.clone()),
+                    log,
+                    listener,
+                };
+                self.become_shim(start)
+            }
         }
     }
 
     /// Never returns and never unwinds: the keeper's values in this copy of its memory own descriptor numbers
     /// that mean other files, or nothing, from here on.
-    fn become_shim(&self, pod: PodSandboxId, state_dir: PathBuf, listener: OwnedFd) -> ! {
-        fork::run_child(|| match self.shed(&pod, listener) {
+    fn become_shim(&self, start: ShimStart) -> ! {
+        let ShimStart {
+            pod,
+            state_dir,
+            keeper,
+            log,
+            listener,
+        } = start;
+        fork::run_child(move || match self.shed(&pod, listener) {
             Ok(listener) => (self.entry)(ShimStart {
                 pod,
                 state_dir,
-                keeper: Some(self.keeper.clone()),
+                keeper,
+                log,
                 listener,
             }),
             Err(error) => {

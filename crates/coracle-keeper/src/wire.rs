@@ -82,7 +82,17 @@ pub(crate) enum Request {
     /// Who are you, what do you hold?
     Status,
     /// Fork a shim that serves on `<state_dir>/shim.sock`.
-    Spawn { pod: PodSandboxId, state_dir: PathBuf },
+    Spawn {
+        pod: PodSandboxId,
+        state_dir: PathBuf,
+        /// For the shim: what it logs.
+        #[serde(default)]
+        log: String,
+    },
+    /// Kill the shim of a pod that is your child.
+    Kill { pod: PodSandboxId },
+    /// Whose shims live, and of which pods do you hold anything?
+    Pods,
     /// Hold the descriptors beside this packet. With a pid, the first of them is that process's pidfd.
     Deposit {
         pod: PodSandboxId,
@@ -101,6 +111,8 @@ pub(crate) enum Request {
     TakeExit { pod: PodSandboxId, key: DepositKey },
     /// Leave as soon as there are neither shims nor deposits.
     Retire,
+    /// Do not.
+    Stay,
 }
 
 /// What the keeper answers.
@@ -111,6 +123,8 @@ pub(crate) enum Reply {
     Status { pid: i32, pods: usize, shims: usize },
     /// To [`Request::Spawn`].
     Spawned { pid: i32 },
+    /// To [`Request::Pods`].
+    Pods { pods: Vec<PodSandboxId> },
     /// Done, nothing to say.
     Done,
     /// To [`Request::Keys`].

@@ -57,8 +57,8 @@ fn orphans_and_descriptors_of_a_dead_shim_are_kept_until_taken() {
     let state = run.path().join("pod");
     std::fs::create_dir(&state).expect("state");
 
-    let shim = keeper.spawn_shim(&pod, &state).expect("a shim");
-    let refused = keeper.spawn_shim(&pod, &state).expect_err("one a pod");
+    let shim = keeper.spawn_shim(&pod, &state, "").expect("a shim");
+    let refused = keeper.spawn_shim(&pod, &state, "").expect_err("one a pod");
     assert_eq!(refused.kind(), Kind::AlreadyExists);
     child_of(&state);
     assert_eq!(keeper.keys(&pod).expect("keys"), vec![key("child"), key("pipe")]);
@@ -84,7 +84,7 @@ fn orphans_and_descriptors_of_a_dead_shim_are_kept_until_taken() {
     );
 
     // A dead shim is not in the way of the next.
-    let next = keeper.spawn_shim(&pod, &state).expect("another shim");
+    let next = keeper.spawn_shim(&pod, &state, "").expect("another shim");
     assert_ne!(next, shim);
     keeper.retire().expect("told");
     assert_eq!(keeper.status().expect("it stays for its pod").shims, 1);

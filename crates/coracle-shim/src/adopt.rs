@@ -16,6 +16,7 @@ use crate::deposits::{Found, Owner};
 use crate::error::Error;
 use crate::exits::{Awaited, UNKNOWN};
 use crate::log::{LogWriter, Sources};
+use crate::oom::OomWatch;
 use crate::pod::{Pod, State};
 use crate::record::{ContainerRecord, ProcessRecord, Record};
 use crate::sandbox::{Sandbox, watch_pod_init};
@@ -49,6 +50,7 @@ impl Pod {
             }
             state.sandbox = Some(adopted);
         }
+        tracing::info!(containers = state.containers.len(), "took the pod over");
         self.save(&state);
     }
 
@@ -61,11 +63,13 @@ impl Pod {
         let mut found = state.deposits.find(&owner);
         let spec = read_spec(&record.bundle)?;
         let path = cgroup_path(&record.cgroup)?;
-        let cgroup = Cgroup::open(&path).map_err(Error::runtime(&record.id))?;
+        // It is gone with a container that ended in a scope of systemd's; its exit is known all the same.
+        let cgroup = Cgroup::at(&path).map_err(Error::runtime(&record.id))?;
         let pidfd = match record.exit {
             None => pidfd_of(&mut found, record.init),
             Some(_) => None,
         };
+        let oom = OomWatch::begin(&cgroup, record.kills_above_before);
         let mut exit = record.exit;
         let mut init = None;
         if let Some(pidfd) = pidfd {
@@ -83,9 +87,18 @@ impl Pod {
             // Keeper and shim were lost, and the process after them.
             let ended = state.deposits.exit_of(&owner);
             let (code, at) = ended.map_or((UNKNOWN, UnixNanos::now()), |exit| (exit.code, exit.at));
-            let oom_killed = cgroup.oom_kill_count().is_ok_and(|count| count > 0);
-            exit = Some(Exit { code, at, oom_killed });
+            let oom_killed = match &oom {
+                Some(oom) => oom.killed(code),
+                None => cgroup.oom_kill_count().is_ok_and(|count| count > 0),
+            };
+            exit = Some(Exit {
+                code,
+                at,
+                oom_killed,
+                lost: ended.is_none(),
+            });
         }
+        end_abandoned_execs(&record, &cgroup);
         let console = found.remove("console");
         let log = restart_log(state, &record, &mut found, console.as_ref())
             .inspect_err(|error| tracing::warn!(container = %record.id, %error, "its log is not written on"))
@@ -97,6 +110,7 @@ impl Pod {
             spec,
             init,
             process: record.init,
+            oom,
             cgroup,
             log: log.map(Arc::new),
             stdin: found.remove("stdin"),
@@ -107,6 +121,8 @@ impl Pod {
             exit: watch::Sender::new(exit),
             execs: BTreeMap::new(),
             lingering: Vec::new(),
+            lingering_before: record.lingering,
+            captured: BTreeMap::new(),
         })
     }
 
@@ -134,6 +150,24 @@ impl Pod {
         }
         self.save(&state);
         Ok(())
+    }
+}
+
+/// The client of an exec that was under way went with the dead shim's connection: nobody reads its output
+/// and nobody would end it at its deadline.
+fn end_abandoned_execs(record: &ContainerRecord, cgroup: &Cgroup) {
+    for name in cgroup.names_below() {
+        if !name.starts_with("exec-") || record.lingering.contains(&name) {
+            continue;
+        }
+        let ended = cgroup_path(&format!("{}/{name}", record.cgroup)).and_then(|path| {
+            let tree = Cgroup::open(&path).map_err(Error::runtime(&record.id))?;
+            tree.kill().map_err(Error::runtime(&record.id))?;
+            tree.remove().map_err(Error::runtime(&record.id))
+        });
+        if let Err(error) = ended {
+            tracing::warn!(container = %record.id, exec = name, %error, "processes of an exec are left");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_container::cgroup::Cgroup;
@@ -11,8 +12,9 @@ use coracle_types::{ContainerId, ExecId};
 use oci_spec::runtime::Process;
 use rustix::fs::OFlags;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
-use crate::container::{Container, cgroup_path};
+use crate::container::{Container, cgroup_path, exec_name};
 use crate::error::Error;
 use crate::exits::{Awaited, UNKNOWN};
 use crate::pod::Pod;
@@ -38,6 +40,8 @@ pub(crate) struct Wanted {
     pub(crate) timeout: Option<Duration>,
     /// Bytes a stream that are passed on.
     pub(crate) limit: u64,
+    /// By which it may be cancelled.
+    pub(crate) exec: ExecId,
 }
 
 /// One captured stream.
@@ -113,7 +117,7 @@ impl Pod {
         S: FnMut(Event) -> F,
         F: Future<Output = bool>,
     {
-        let exec = ExecId::generate();
+        let exec = wanted.exec.clone();
         let (stdout, out) = stdio::pipe()?;
         let (stderr, err) = stdio::pipe()?;
         let mut streams = [
@@ -126,21 +130,33 @@ impl Pod {
             stderr: err,
         });
         let begin = tokio::time::Instant::now();
-        let running = self.state().container(&wanted.id)?.run_beside(
-            &wanted.process,
-            io,
-            ExecTree::Own(exec.clone()),
-        )?;
+        let left = Arc::new(Notify::new());
+        let running = {
+            let mut state = self.state();
+            let container = state.container(&wanted.id)?;
+            let running = container.run_beside(&wanted.process, io, ExecTree::Own(exec.clone()))?;
+            container.captured.insert(exec.clone(), Arc::clone(&left));
+            running
+        };
         let awaited = running
             .pidfd()
             .try_clone_to_owned()
             .and_then(Awaited::new)
             .map_err(Error::system("watch an exec"))?;
         let following = follow(&mut streams, &awaited, &mut send);
+        let following = async {
+            tokio::select! {
+                listened = following => listened,
+                () = left.notified() => false,
+            }
+        };
         let followed = match wanted.timeout {
             Some(timeout) => tokio::time::timeout_at(begin + timeout, following).await,
             None => Ok(following.await),
         };
+        if let Ok(container) = self.state().container(&wanted.id) {
+            container.captured.remove(&exec);
+        }
         match followed {
             Ok(true) => {
                 let code = awaited.reap().map_or(UNKNOWN, |ended| ended.code);
@@ -172,6 +188,7 @@ impl Pod {
         };
         container.lingering.push((exec, running));
         let lingering = std::mem::take(&mut container.lingering);
+        let before = container.lingering.len() + lingering.len();
         for (exec, running) in lingering {
             if container.has_processes_of(&exec) {
                 container.lingering.push((exec, running));
@@ -179,13 +196,25 @@ impl Pod {
                 finish(id, running);
             }
         }
+        // The usual exec comes and goes without a trace on file.
+        if !container.lingering.is_empty() || before > 1 {
+            self.save(&state);
+        }
+    }
+
+    /// Ends a captured exec that nobody waits for; one that has ended is no error.
+    pub(crate) fn cancel_capture(&self, id: &ContainerId, exec: &ExecId) -> Result<(), Error> {
+        if let Some(left) = self.state().container(id)?.captured.get(exec) {
+            left.notify_one();
+        }
+        Ok(())
     }
 }
 
 impl Container {
     /// Whether the cgroup that `ExecTree::Own` made below the container's is in use.
     fn has_processes_of(&self, exec: &ExecId) -> bool {
-        let path = format!("{}/exec-{}", self.cgroup.path(), exec.short());
+        let path = format!("{}/{}", self.cgroup.path(), exec_name(exec));
         cgroup_path(&path)
             .ok()
             .and_then(|path| Cgroup::open(&path).ok())

@@ -15,19 +15,20 @@ use coracle_types::signal::Signal;
 use coracle_types::time::UnixNanos;
 use coracle_types::{ContainerId, ExecId};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::deposits::{self, Owner};
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::exits::Awaited;
 use crate::log::{LogWriter, Sources};
+use crate::oom::OomWatch;
 use crate::pod::{Pod, State};
 use crate::record::{ContainerRecord, ProcessRecord};
 use crate::stdio::Streams;
 
 /// Largest `config.json` that is read.
-const SPEC_MAX: u64 = 4 << 20;
+const SPEC_MAX: u64 = 64 << 20;
 
 /// A container of the pod.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Container {
     pub(crate) init: Option<Init>,
     pub(crate) process: ProcessRecord,
     pub(crate) cgroup: Cgroup,
+    /// Where its cgroup may go before it is asked.
+    pub(crate) oom: Option<OomWatch>,
     pub(crate) log: Option<Arc<LogWriter>>,
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) console: Option<OwnedFd>,
@@ -49,6 +52,10 @@ pub(crate) struct Container {
     pub(crate) execs: BTreeMap<ExecId, Exec>,
     /// Captured execs that have ended and left something running.
     pub(crate) lingering: Vec<(ExecId, ExecProcess)>,
+    /// Names of the cgroups of those that a shim before this one knew.
+    pub(crate) lingering_before: Vec<String>,
+    /// Captured execs under way, to be told when nobody waits for them.
+    pub(crate) captured: BTreeMap<ExecId, Arc<Notify>>,
 }
 
 /// What a container is asked for with.
@@ -74,6 +81,20 @@ impl Container {
             (None, Some(_), true) => "paused",
             (None, Some(_), false) => "running",
         }
+    }
+
+    /// Kills all of it, on request.
+    pub(crate) fn kill_all(&self) -> Result<(), Error> {
+        if let Some(oom) = &self.oom {
+            oom.end_is_asked();
+        }
+        let killed = self.cgroup.kill().map_err(Error::runtime(&self.id));
+        // Somebody may have moved it out of its cgroup, or removed that.
+        if let Some(init) = self.init.as_ref().filter(|_| self.exited().is_none()) {
+            // One that has ended meanwhile is no error.
+            let _ = send_to_pidfd(init.pidfd(), Signal::KILL.number());
+        }
+        killed
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -113,6 +134,13 @@ impl Container {
             started_at: self.started_at,
             paused: self.paused,
             exit: self.exited(),
+            kills_above_before: self.oom.as_ref().map(OomWatch::above_before),
+            lingering: self
+                .lingering
+                .iter()
+                .map(|(exec, _)| exec_name(exec))
+                .chain(self.lingering_before.iter().cloned())
+                .collect(),
         }
     }
 
@@ -151,7 +179,7 @@ pub(crate) fn read_spec(bundle: &Path) -> Result<Spec, Error> {
         .read_to_end(&mut text)
         .map_err(Error::file("read", &path))?;
     if text.len() as u64 > SPEC_MAX {
-        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is larger than 4 MiB");
+        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is larger than 64 MiB");
         return Err(Error::file("read", path)(error));
     }
     serde_json::from_slice(&text).map_err(|error| Error::file("parse", path)(std::io::Error::from(error)))
@@ -167,6 +195,8 @@ impl Pod {
                 id: wanted.id.to_string(),
             });
         }
+        // It leaves at the end of this function, whatever came of it.
+        let _stand_in = state.stand_ins.remove(wanted.id.as_str());
         let spec = read_spec(&wanted.bundle)?;
         let id = wanted.id.clone();
         let (io, mut sources, stdin) = if wanted.terminal {
@@ -231,6 +261,7 @@ impl Pod {
             spec,
             process: ProcessRecord::of(pid),
             cgroup: init.cgroup().clone(),
+            oom: OomWatch::begin(init.cgroup(), None),
             init: Some(init),
             log: log.map(Arc::new),
             stdin,
@@ -241,11 +272,14 @@ impl Pod {
             exit: watch::Sender::new(None),
             execs: BTreeMap::new(),
             lingering: Vec::new(),
+            lingering_before: Vec::new(),
+            captured: BTreeMap::new(),
         };
         container.deposit(&state.deposits);
         state.containers.insert(id.clone(), container);
         self.save(&state);
         drop(state);
+        tracing::debug!(container = %id, pid, "created");
         tokio::spawn(watch_init(Arc::clone(self), id, awaited));
         Ok(pid)
     }
@@ -264,6 +298,7 @@ impl Pod {
         container.started_at = Some(UnixNanos::now());
         let pid = container.process.pid;
         self.save(&state);
+        tracing::debug!(container = %id, pid, "started");
         Ok(pid)
     }
 
@@ -273,7 +308,7 @@ impl Pod {
         let container = state.container(id)?;
         if everywhere {
             if signal == Signal::KILL {
-                return container.cgroup.kill().map_err(Error::runtime(id));
+                return container.kill_all();
             }
             for pid in container.cgroup.processes().map_err(Error::runtime(id))? {
                 // It may have ended since it was listed.
@@ -286,6 +321,9 @@ impl Pod {
         let ended = || Error::Ended(id.clone());
         if container.exited().is_some() {
             return Err(ended());
+        }
+        if let Some(oom) = container.oom.as_ref().filter(|_| signal == Signal::KILL) {
+            oom.end_is_asked();
         }
         let init = container.init.as_ref().ok_or_else(ended)?;
         send_to_pidfd(init.pidfd(), signal.number()).map_err(|error| match error.raw_os_error() {
@@ -309,7 +347,7 @@ impl Pod {
                 return Err(container.refuse("delete"));
             }
             if container.exited().is_none() {
-                container.cgroup.kill().map_err(Error::runtime(id))?;
+                container.kill_all()?;
             }
             (container.exit.subscribe(), container.log.take())
         };
@@ -408,12 +446,16 @@ pub(crate) async fn watch_init(pod: Arc<Pod>, id: ContainerId, awaited: Awaited)
         {
             tracing::warn!(container = %id, %error, "processes of an ended container are left");
         }
-        let oom_killed = container.cgroup.oom_kill_count().is_ok_and(|count| count > 0);
+        let oom_killed = match &container.oom {
+            Some(oom) => oom.killed(ended.code),
+            None => container.cgroup.oom_kill_count().is_ok_and(|count| count > 0),
+        };
         (
             Exit {
                 code: ended.code,
                 at: ended.at,
                 oom_killed,
+                lost: ended.lost,
             },
             container.log.clone(),
         )
@@ -429,6 +471,7 @@ pub(crate) async fn watch_init(pod: Arc<Pod>, id: ContainerId, awaited: Awaited)
     if let Some(container) = containers.get_mut(&id) {
         container.exit.send_replace(Some(exit));
         container.init = None;
+        container.oom = None;
         container.stdin = None;
         deposits.withdraw(&owner);
     }
@@ -439,6 +482,11 @@ pub(crate) async fn watch_init(pod: Arc<Pod>, id: ContainerId, awaited: Awaited)
 async fn close_log(pod: Arc<Pod>, mut log: LogWriter) {
     log.close().await;
     log.recycle(&mut pod.state().pool);
+}
+
+/// The name of the cgroup that `ExecTree::Own` makes below the container's.
+pub(crate) fn exec_name(exec: &ExecId) -> String {
+    format!("exec-{}", exec.short())
 }
 
 /// The cgroup that a record names.

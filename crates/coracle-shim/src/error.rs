@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use coracle_proto::shim_ext::to_status;
+use coracle_types::format::Newer;
 use coracle_types::{ContainerId, ExecId, Kind, Kinded, MalformedId};
 
 /// A refusal or a failure of the shim.
@@ -76,7 +77,7 @@ pub enum Error {
         source: coracle_container::Error,
     },
     /// A log cannot be written.
-    #[error("{operation} the log {}: {source}", path.display())]
+    #[error("{operation} the log {}: {source}{}", path.display(), remedy_of_log(source))]
     Log {
         /// What was done.
         operation: &'static str,
@@ -96,6 +97,14 @@ pub enum Error {
         /// What went wrong.
         #[source]
         source: io::Error,
+    },
+    /// The state file is not this program's to read.
+    #[error("the state file {}: {newer}", path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        newer: Newer,
     },
     /// A system call failed.
     #[error("{operation}: {source}")]
@@ -154,6 +163,13 @@ impl Error {
     }
 }
 
+fn remedy_of_log(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => ": its directory is gone: make it, then have the log reopened",
+        _ => "",
+    }
+}
+
 impl Kinded for Error {
     fn kind(&self) -> Kind {
         match self {
@@ -162,13 +178,19 @@ impl Kinded for Error {
             Self::State { .. } | Self::Sandbox(_) => Kind::FailedPrecondition,
             Self::Field { .. } | Self::Id(_) => Kind::InvalidArgument,
             Self::Runtime { source, .. } | Self::Namespaces { source, .. } => source.kind(),
+            Self::Log { source, .. } | Self::File { source, .. } | Self::System { source, .. }
+                if Kind::of_exhaustion(source).is_some() =>
+            {
+                Kind::ResourceExhausted
+            }
+            Self::Log { source, .. } if source.kind() == io::ErrorKind::NotFound => Kind::FailedPrecondition,
             Self::Log { source, .. } | Self::File { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Kind::NotFound,
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Kind::PermissionDenied,
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::ResourceExhausted,
                 io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => Kind::InvalidArgument,
                 _ => Kind::Internal,
             },
+            Self::Newer { .. } => Kind::FailedPrecondition,
             Self::System { .. } => Kind::Internal,
             Self::Deadline(_) => Kind::DeadlineExceeded,
             Self::Unimplemented(_) => Kind::Unimplemented,

@@ -145,12 +145,14 @@ impl Pod {
             let unknown = || Ended {
                 code: UNKNOWN,
                 at: coracle_types::time::UnixNanos::now(),
+                lost: true,
             };
             let ended = awaited.reap().unwrap_or_else(unknown);
             exit.send_replace(Some(Exit {
                 code: ended.code,
                 at: ended.at,
                 oom_killed: false,
+                lost: ended.lost,
             }));
         });
         Ok(pid)

@@ -20,6 +20,8 @@ pub(crate) struct Ended {
     /// 0 to 255, 128 + N after signal N.
     pub(crate) code: i32,
     pub(crate) at: UnixNanos,
+    /// Nobody can tell the code.
+    pub(crate) lost: bool,
 }
 
 /// A process whose end can be waited for.
@@ -52,6 +54,7 @@ impl Awaited {
         Some(Ended {
             code,
             at: UnixNanos::now(),
+            lost: false,
         })
     }
 
@@ -64,6 +67,7 @@ impl Awaited {
             return Ended {
                 code: exit.code,
                 at: exit.at,
+                lost: false,
             };
         }
         let status = coracle_sys::pidfd::wait_status(self.0.get_ref().as_fd())
@@ -78,6 +82,7 @@ impl Awaited {
         Ended {
             code: status.map_or(UNKNOWN, shell_code),
             at: UnixNanos::now(),
+            lost: status.is_none(),
         }
     }
 }

@@ -19,9 +19,10 @@
 //! # On disk
 //! ```text
 //! <state dir>/shim.sock    0600  made by the keeper before the fork, removed at shutdown
-//! <state dir>/shim.json    0600  state for a successor, replaced by rename on every change
+//! <state dir>/shim.json    state for a successor, replaced by rename on every change
+//! <state dir>/shim.damaged one that no successor could read, until the pod's directory goes
 //! ```
-//! Both are on tmpfs and go with the boot, as the processes do.
+//! All are on tmpfs and go with the boot, as the processes do.
 
 mod adopt;
 mod capture;
@@ -31,6 +32,7 @@ mod error;
 mod exec;
 mod exits;
 mod log;
+mod oom;
 mod pod;
 mod readable;
 mod record;
@@ -52,9 +54,11 @@ use pod::Pod;
 
 /// The shim's whole life; what it returns is the process's exit code. A pod whose shim died is adopted from
 /// its state file and the keeper before the first call is answered.
-pub fn entry(start: ShimStart) -> i32 {
+///
+/// `set_log` is called when the daemon wants something else to be logged: who logs is not this crate's matter.
+pub fn entry(start: ShimStart, set_log: fn(&str)) -> i32 {
     let pod = start.pod.clone();
-    match run(start) {
+    match run(start, set_log) {
         Ok(()) => 0,
         Err(error) => {
             // Standard error is the keeper's log; where it cannot be written there is nowhere to say so.
@@ -64,7 +68,7 @@ pub fn entry(start: ShimStart) -> i32 {
     }
 }
 
-fn run(start: ShimStart) -> Result<(), Error> {
+fn run(start: ShimStart, set_log: fn(&str)) -> Result<(), Error> {
     coracle_sys::process::forbid_inspection().map_err(Error::system("become undumpable"))?;
     share_compiled_profiles(&start.state_dir);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -75,12 +79,19 @@ fn run(start: ShimStart) -> Result<(), Error> {
     runtime.block_on(async {
         let deposits = Deposits::connect(start.pod.clone(), start.keeper.as_deref());
         let pod = Arc::new(Pod::new(start.pod, start.state_dir, deposits));
-        if let Some(record) = Record::load(&pod.state_dir)? {
-            pod.adopt(record);
-        } else {
-            pod.save(&pod.state());
+        match Record::load(&pod.state_dir) {
+            Ok(Some(record)) => pod.adopt(record),
+            Ok(None) => pod.save(&pod.state()),
+            // Whoever put it aside would end containers that its program can take up.
+            Err(error @ Error::Newer { .. }) => return Err(error),
+            Err(error) => {
+                // The pod can still be taken away: whoever asks for that knows the paths.
+                tracing::error!(pod = %pod.id, %error, "its state file is damaged: it is put aside");
+                Record::put_aside(&pod.state_dir)?;
+                pod.save(&pod.state());
+            }
         }
-        service::serve(pod, start.listener.into()).await
+        service::serve(pod, start.listener.into(), set_log).await
     })
 }
 

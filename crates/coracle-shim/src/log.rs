@@ -11,9 +11,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use coracle_store::regular::{self, Access};
 use coracle_sys::threads::{self, SyscallThread};
 use rustix::event::EventfdFlags;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::OFlags;
 use tokio::io::unix::AsyncFd;
 
 use crate::error::Error;
@@ -169,23 +170,9 @@ fn open(path: &Path) -> Result<OwnedFd, Error> {
         path: path.into(),
         source,
     };
-    let flags = OFlags::WRONLY
-        | OFlags::CREATE
-        | OFlags::APPEND
-        | OFlags::NOFOLLOW
-        | OFlags::NONBLOCK
-        | OFlags::NOCTTY
-        | OFlags::CLOEXEC;
-    let log = rustix::fs::open(path, flags, Mode::from_raw_mode(0o640)).map_err(|e| failed(e.into()))?;
-    let kind = rustix::fs::fstat(&log).map_err(|e| failed(e.into()))?.st_mode;
-    if FileType::from_raw_mode(kind) == FileType::RegularFile {
-        Ok(log)
-    } else {
-        Err(failed(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a regular file",
-        )))
-    }
+    regular::open(path, Access::Append)
+        .map(OwnedFd::from)
+        .map_err(failed)
 }
 
 fn set_nonblocking(source: impl AsFd) -> io::Result<()> {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use coracle_container::StandIn;
+use coracle_types::format::Format;
 use coracle_types::{ContainerId, PodSandboxId};
 use tokio::sync::watch;
 
@@ -11,7 +13,7 @@ use crate::container::Container;
 use crate::deposits::Deposits;
 use crate::error::Error;
 use crate::log::Pool;
-use crate::record::Record;
+use crate::record::{ProcessRecord, Record};
 use crate::sandbox::Sandbox;
 
 /// The shim's only state. One thread uses it; the mutex is for the service traits, which ask for `Sync`, and
@@ -20,6 +22,8 @@ use crate::sandbox::Sandbox;
 pub(crate) struct Pod {
     pub(crate) id: PodSandboxId,
     pub(crate) state_dir: PathBuf,
+    /// This process.
+    own: ProcessRecord,
     state: Mutex<State>,
     leaving: watch::Sender<bool>,
 }
@@ -30,6 +34,8 @@ pub(crate) struct State {
     pub(crate) containers: BTreeMap<ContainerId, Container>,
     pub(crate) deposits: Deposits,
     pub(crate) pool: Pool,
+    /// By the id of the container or sandbox that they stand in for.
+    pub(crate) stand_ins: BTreeMap<String, StandIn>,
 }
 
 impl Pod {
@@ -39,10 +45,12 @@ impl Pod {
             containers: BTreeMap::new(),
             deposits,
             pool: Pool::default(),
+            stand_ins: BTreeMap::new(),
         };
         Self {
             id,
             state_dir,
+            own: ProcessRecord::of(rustix::process::getpid().as_raw_nonzero().get()),
             state: Mutex::new(state),
             leaving: watch::Sender::new(false),
         }
@@ -55,13 +63,30 @@ impl Pod {
     /// Writes the state file. A failure is said and survived: the pod runs on, a successor would know less.
     pub(crate) fn save(&self, state: &State) {
         let record = Record {
+            format: Format,
             keeper: state.deposits.socket(),
+            shim: Some(self.own),
             sandbox: state.sandbox.as_ref().map(Sandbox::record),
             containers: state.containers.values().map(Container::record).collect(),
         };
         if let Err(error) = record.save(&self.state_dir) {
             tracing::warn!(pod = %self.id, %error, "the pod could not be adopted as it is now");
         }
+    }
+
+    /// Makes a process that stands in for the first one of `id`; its pid.
+    pub(crate) fn begin_stand_in(&self, id: &str) -> Result<i32, Error> {
+        let stand_in = StandIn::begin().map_err(|source| Error::Namespaces {
+            operation: "make a process that stands in for the first one",
+            source,
+        })?;
+        let pid = stand_in.pid().as_raw_nonzero().get();
+        self.state().stand_ins.insert(id.to_owned(), stand_in);
+        Ok(pid)
+    }
+
+    pub(crate) fn end_stand_in(&self, id: &str) {
+        self.state().stand_ins.remove(id);
     }
 
     /// Every pending call answers, then the process ends.

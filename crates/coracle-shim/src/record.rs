@@ -3,12 +3,11 @@
 //! Written whole beside itself and renamed; on tmpfs, so it goes with the boot as the processes do.
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use coracle_types::ContainerId;
 use coracle_types::container::Exit;
+use coracle_types::format::{Format, Newer};
 use coracle_types::time::UnixNanos;
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +16,20 @@ use crate::error::Error;
 /// Largest state file that is read.
 const SIZE_MAX: u64 = 4 << 20;
 
+/// The format of state files.
+const FORMAT: u32 = 1;
+
 /// A pod as its shim knew it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
+    /// A newer one is not read.
+    #[serde(default)]
+    pub format: Format<FORMAT>,
     /// Where the keeper listens that holds the pod's descriptors.
     pub keeper: Option<PathBuf>,
+    /// The shim's own process, for whoever must end one that does not answer.
+    #[serde(default)]
+    pub shim: Option<ProcessRecord>,
     /// The sandbox, once it was made.
     pub sandbox: Option<SandboxRecord>,
     /// Containers that were not deleted.
@@ -75,6 +83,13 @@ pub struct ContainerRecord {
     pub paused: bool,
     /// How it ended.
     pub exit: Option<Exit>,
+    /// Kills for want of memory in the cgroup above its own before it was made, when its own may go with its end.
+    #[serde(default)]
+    pub kills_above_before: Option<u64>,
+    /// Ended execs that left something running: names of their cgroups below the container's. Others that
+    /// are found there are of execs whose client went with the shim.
+    #[serde(default)]
+    pub lingering: Vec<String>,
 }
 
 impl Record {
@@ -100,27 +115,26 @@ impl Record {
             Ok(_) => {}
         }
         let bytes = fs::read(&path).map_err(Error::file("read", &path))?;
+        Newer::check(&bytes, FORMAT).map_err(|newer| Error::Newer {
+            path: path.clone(),
+            newer,
+        })?;
         serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| Error::file("parse", path)(std::io::Error::from(error)))
     }
 
+    /// Puts a file aside that [`Record::load`] cannot make sense of, for people to look at.
+    pub(crate) fn put_aside(state_dir: &Path) -> Result<(), Error> {
+        let path = Self::path(state_dir);
+        fs::rename(&path, path.with_extension("damaged")).map_err(Error::file("put aside", path))
+    }
+
     pub(crate) fn save(&self, state_dir: &Path) -> Result<(), Error> {
         let path = Self::path(state_dir);
-        let beside = state_dir.join("shim.json.new");
         let bytes = serde_json::to_vec(self)
             .map_err(|error| Error::file("write", &path)(std::io::Error::from(error)))?;
-        let write = || {
-            fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&beside)?
-                .write_all(&bytes)?;
-            fs::rename(&beside, &path)
-        };
-        write().map_err(Error::file("write", &path))
+        coracle_store::replace(&path, &bytes).map_err(Error::file("write", &path))
     }
 }
 
@@ -160,7 +174,9 @@ mod tests {
         assert_eq!(Record::load(directory.path()).expect("no file is no error"), None);
         let own = i32::try_from(std::process::id()).expect("a pid");
         let record = Record {
+            format: Format,
             keeper: Some("/run/coracle/keeper/0.sock".into()),
+            shim: Some(ProcessRecord::of(own)),
             sandbox: None,
             containers: vec![ContainerRecord {
                 id: ContainerId::generate(),
@@ -175,7 +191,10 @@ mod tests {
                     code: 137,
                     at: UnixNanos(2),
                     oom_killed: true,
+                    lost: false,
                 }),
+                kills_above_before: Some(3),
+                lingering: vec!["exec-0123".into()],
             }],
         };
         record.save(directory.path()).expect("saved");
@@ -189,6 +208,19 @@ mod tests {
         assert!(record.exists());
         record.started += 1;
         assert!(!record.exists());
+    }
+
+    #[test]
+    fn a_file_of_a_newer_program_is_refused_in_words() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(Record::path(directory.path()), br#"{"format":2,"containers":7}"#).expect("write");
+        let error = Record::load(directory.path()).expect_err("newer");
+        assert!(matches!(error, Error::Newer { .. }), "{error}");
+        let words = error.to_string();
+        assert!(
+            words.contains("shim.json") && words.contains("format 2"),
+            "{words}"
+        );
     }
 
     #[test]

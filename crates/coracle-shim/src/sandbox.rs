@@ -61,6 +61,17 @@ impl Wanted {
     }
 }
 
+/// What a shim may have left of which no state file tells.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    /// Absolute cgroups; what runs in them is killed.
+    pub(crate) cgroups: Vec<String>,
+    /// Directory of the namespaces' pins.
+    pub(crate) pins: Option<PathBuf>,
+    /// Directory of the shared memory.
+    pub(crate) shm: Option<PathBuf>,
+}
+
 /// A sandbox that was made.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
@@ -122,6 +133,7 @@ impl Sandbox {
             code: 0,
             at,
             oom_killed: false,
+            lost: false,
         });
         let init_cgroup = record
             .init_cgroup
@@ -223,8 +235,13 @@ impl Pod {
     pub(crate) fn start_sandbox(self: &Arc<Self>) -> Result<SandboxStatus, Error> {
         let mut state = self.state();
         let State {
-            sandbox, deposits, ..
+            sandbox,
+            deposits,
+            stand_ins,
+            ..
         } = &mut *state;
+        // It leaves at the end of this function, whatever came of it.
+        let _stand_in = stand_ins.remove(self.id.as_str());
         let sandbox = sandbox.as_mut().ok_or(Error::Sandbox("it was not created"))?;
         let Some(wanted) = sandbox.wanted.take() else {
             return Err(Error::Sandbox("it was started before"));
@@ -331,6 +348,7 @@ impl Pod {
             code: 0,
             at,
             oom_killed: false,
+            lost: false,
         };
         sandbox.exit.send_if_modified(|told| {
             let first = told.is_none();
@@ -346,7 +364,7 @@ impl Pod {
         let mut exits = Vec::new();
         for container in self.state().containers.values() {
             if container.exited().is_none() {
-                container.cgroup.kill().map_err(Error::runtime(&container.id))?;
+                container.kill_all()?;
                 exits.push((container.id.clone(), container.exit.subscribe()));
             }
         }
@@ -371,7 +389,7 @@ impl Pod {
             self.delete(&id).await?;
         }
         self.state().deposits.forget();
-        for file in ["shim.sock", "shim.json", "shim.json.new"] {
+        for file in ["shim.sock", "shim.json", "shim.new"] {
             let path = self.state_dir.join(file);
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -381,6 +399,61 @@ impl Pod {
             }
         }
         Ok(())
+    }
+}
+
+impl Pod {
+    /// Takes away by path what no state file told this shim of.
+    pub(crate) fn remove_remains(&self, remains: &Remains) -> Result<(), Error> {
+        let state = self.state();
+        let known = |path: &str| {
+            let of_init = state
+                .sandbox
+                .as_ref()
+                .and_then(|sandbox| sandbox.init_cgroup.as_ref());
+            let cgroups = state.containers.values().map(|container| &container.cgroup);
+            cgroups
+                .chain(of_init)
+                .any(|cgroup| cgroup.path().as_str() == path)
+        };
+        for text in remains.cgroups.iter().filter(|text| !known(text)) {
+            let failed = |operation| move |source| Error::Namespaces { operation, source };
+            match Cgroup::open(&cgroup_path(text)?) {
+                Err(coracle_container::Error::Cgroup { source, .. })
+                    if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("find a cgroup")(error)),
+                Ok(cgroup) => {
+                    cgroup.kill().map_err(failed("kill what is left in a cgroup"))?;
+                    cgroup.remove().map_err(failed("remove a cgroup"))?;
+                }
+            }
+        }
+        let pinned = state
+            .sandbox
+            .as_ref()
+            .map(|sandbox| sandbox.pins.as_slice())
+            .unwrap_or_default();
+        for entry in remains
+            .pins
+            .iter()
+            .filter_map(|pins| std::fs::read_dir(pins).ok())
+            .flatten()
+            .flatten()
+        {
+            let pin = entry.path();
+            if !pinned.contains(&pin) {
+                namespace::unpin(&pin).map_err(|source| Error::Namespaces {
+                    operation: "unpin a namespace",
+                    source,
+                })?;
+            }
+        }
+        match &remains.shm {
+            Some(shm) if state.sandbox.as_ref().is_none_or(|sandbox| sandbox.shm.is_none()) => {
+                unmount_shm(shm)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -429,6 +502,7 @@ pub(crate) async fn watch_pod_init(pod: Arc<Pod>, awaited: Awaited) {
             code: ended.code,
             at: ended.at,
             oom_killed: false,
+            lost: ended.lost,
         };
         sandbox.exit.send_replace(Some(exit));
     }

@@ -17,7 +17,11 @@ use crate::error::Error;
 use crate::pod::Pod;
 
 /// Serves on `listener` until the pod is left.
-pub(crate) async fn serve(pod: Arc<Pod>, listener: std::os::unix::net::UnixListener) -> Result<(), Error> {
+pub(crate) async fn serve(
+    pod: Arc<Pod>,
+    listener: std::os::unix::net::UnixListener,
+    set_log: fn(&str),
+) -> Result<(), Error> {
     let listener = UnixListener::from_std(listener).map_err(Error::system("listen"))?;
     let mut server = Server::new()
         .add_listener(Listener::new(connections(listener)))
@@ -28,7 +32,10 @@ pub(crate) async fn serve(pod: Arc<Pod>, listener: std::os::unix::net::UnixListe
             sandbox::Service(Arc::clone(&pod)),
         )))
         .register_service(coracle_proto::shim_ext::create_shim(Arc::new(
-            extension::Service(Arc::clone(&pod)),
+            extension::Service {
+                pod: Arc::clone(&pod),
+                set_log,
+            },
         )));
     let failed = |error: ttrpc::Error| Error::system("serve")(std::io::Error::other(error.to_string()));
     server.start().await.map_err(failed)?;

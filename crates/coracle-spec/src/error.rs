@@ -33,12 +33,24 @@ pub enum SpecError {
         /// The volume on the host.
         host_path: String,
     },
+    /// An image cannot be mounted as a volume.
+    #[error("image {image:?} as a volume: {reason}")]
+    ImageVolume {
+        /// As the request names it.
+        image: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Neither the request nor the image says what to run.
     #[error("the container has no command: give command or args, or use an image with Entrypoint or Cmd")]
     NoCommand,
     /// A user or group that is named is not in the image.
-    #[error("{what} {name:?} is not in the image's {file}: use a numeric id or an image that has it")]
+    #[error(
+        "{field}: {what} {name:?} is not in the image's /{file}: use a numeric id or an image that has it"
+    )]
     NotInImage {
+        /// Where the name stands.
+        field: &'static str,
         /// `user` or `group`.
         what: &'static str,
         /// The name that was looked for.
@@ -122,6 +134,8 @@ impl Kinded for SpecError {
             }
             Self::Unsupported { .. } => Kind::FailedPrecondition,
             Self::RecursiveReadOnly { .. } => Kind::RecursiveReadOnlyUnsupported,
+            Self::HostPath { source, .. } if Kind::of_exhaustion(source).is_some() => Kind::ResourceExhausted,
+            Self::ImageVolume { .. } => Kind::ImageVolumeMountFailed,
             Self::HostPath { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => Kind::NotFound,
                 std::io::ErrorKind::PermissionDenied => Kind::PermissionDenied,

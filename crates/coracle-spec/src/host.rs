@@ -56,6 +56,8 @@ pub struct Host {
     pub hugetlb: bool,
     /// `mount_setattr` with `AT_RECURSIVE` works (5.12).
     pub recursive_read_only: bool,
+    /// Overlay takes id-mapped layers (5.19): user namespaces.
+    pub id_mapped_layers: bool,
     /// What can be given to a container: the daemon's bounding set.
     pub capabilities: BTreeSet<String>,
     /// The lowest `oom_score_adj` that may be set: -1000 with `CAP_SYS_RESOURCE`, else the daemon's own.
@@ -104,6 +106,7 @@ impl Host {
                     .any(|name| name == "hugetlb"),
             },
             recursive_read_only: kernel >= (5, 12),
+            id_mapped_layers: kernel >= (5, 19),
             capabilities: bounding,
             lowest_oom_score_adj: if resource {
                 -1000

@@ -59,7 +59,7 @@ pub struct ImageSettings {
     /// `user`, `uid`, `user:group`, `uid:gid` and mixtures.
     #[serde(deserialize_with = "null_is_empty")]
     pub user: String,
-    /// Directories to keep out of the writable layer; only the keys mean something.
+    /// Directories that stay writable in a read-only root; only the keys mean something.
     #[serde(deserialize_with = "null_is_empty")]
     pub volumes: BTreeMap<String, serde_json::Value>,
     /// Name or number.
@@ -95,20 +95,9 @@ pub struct Paths {
     pub hostname: Option<PathBuf>,
     /// The pod's shared memory: source of `/dev/shm`; with the host's IPC namespace the node's own is taken.
     pub shm: Option<PathBuf>,
-    /// Directories made for the volumes that the image declares.
-    pub declared_volumes: Vec<DeclaredVolume>,
-    /// For each [`coracle_types::container::Mount`] with an image: by its container path, where the
-    /// image (its sub path already resolved) lies on the node.
-    pub image_mounts: HashMap<String, PathBuf>,
-}
-
-/// A directory of the node for a `VOLUME` of the image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeclaredVolume {
-    /// Where inside, as the image declares it.
-    pub destination: String,
-    /// The directory on the node, filled with what the image has there.
-    pub source: PathBuf,
+    /// For each [`coracle_types::container::Mount`] with an image, by its container path: the directories
+    /// that the image is stacked of, the uppermost first.
+    pub image_mounts: HashMap<String, Vec<PathBuf>>,
 }
 
 /// Who owns the device nodes made in a container.

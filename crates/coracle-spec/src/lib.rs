@@ -13,12 +13,15 @@
 //! Layout on disk: none of its own.
 
 mod annotations;
+mod apparmor;
 mod capabilities;
 mod container_spec;
 mod devices;
 mod environment;
 mod error;
 mod host;
+mod image_sub_path;
+mod image_volumes;
 mod input;
 mod labels;
 mod mount_sources;
@@ -36,14 +39,16 @@ mod validate_container;
 mod validate_pod;
 
 pub use annotations::{RAW_ENVIRONMENT, raw_environment};
+pub use apparmor::{APPARMOR_PROFILE, apparmor_profile};
 pub use container_spec::container_spec;
 pub use error::SpecError;
 pub use host::{AppArmor, CgroupVersion, Host, Selinux};
-pub use input::{ContainerInput, DeclaredVolume, DeviceOwnership, HandlerDefaults, ImageSettings, Paths};
+pub use image_sub_path::check_image_sub_path;
+pub use input::{ContainerInput, DeviceOwnership, HandlerDefaults, ImageSettings, Paths};
 pub use labels::selinux_label;
 pub use mount_sources::ensure_mount_sources;
 pub use pod_files::{hostname_file, hosts_file, resolv_conf};
-pub use process::exec_process;
+pub use process::{exec_process, validate_exec};
 pub use resources::{linux_resources, validate_resources};
 pub use seccomp::default_seccomp;
 pub use sysctls::pod_sysctls;

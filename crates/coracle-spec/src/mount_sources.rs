@@ -16,16 +16,12 @@ use crate::error::SpecError;
 /// volume is to be shared (or slave) and its mount on the node is not.
 pub fn ensure_mount_sources(container: &ContainerConfig) -> Result<(), SpecError> {
     let mut mountinfo: Option<String> = None;
-    for mount in container.mounts.iter().filter(|mount| mount.image.is_none()) {
+    for (index, mount) in container.mounts.iter().enumerate() {
+        if mount.image.is_some() {
+            continue;
+        }
         let path = Path::new(&mount.host_path);
-        let resolved = match std::fs::canonicalize(path) {
-            Ok(resolved) => resolved,
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-                make(path).map_err(|source| failed("making the volume's directory", path, source))?;
-                std::fs::canonicalize(path).map_err(|source| failed("resolving the volume", path, source))?
-            }
-            Err(source) => return Err(failed("resolving the volume", path, source)),
-        };
+        let resolved = resolve(path).map_err(|source| unusable(index, path, source))?;
         if mount.propagation == MountPropagation::Private {
             continue;
         }
@@ -52,6 +48,38 @@ pub fn ensure_mount_sources(container: &ContainerConfig) -> Result<(), SpecError
         }
     }
     Ok(())
+}
+
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match std::fs::canonicalize(path) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+            make(path)?;
+            std::fs::canonicalize(path)
+        }
+        resolved => resolved,
+    }
+}
+
+/// In the words of whoever wrote the request: the field, the path and what to do on the node.
+fn unusable(index: usize, path: &Path, source: io::Error) -> SpecError {
+    let remedy = match source.kind() {
+        _ if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            "its links lead in a circle: name another path"
+        }
+        io::ErrorKind::NotADirectory => "a part of the path is a file: name another path",
+        io::ErrorKind::AlreadyExists => {
+            "it is a link to nothing: make what it leads to, or name another path"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "make it before: this runtime cannot"
+        }
+        _ => return failed("making or resolving the volume", path, source),
+    };
+    SpecError::unsupported(
+        format!("mounts[{index}].host_path"),
+        path.to_string_lossy(),
+        format!("{source}; {remedy}"),
+    )
 }
 
 fn make(path: &Path) -> io::Result<()> {

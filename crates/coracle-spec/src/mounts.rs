@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use coracle_types::container::{Mount as Requested, MountPropagation};
+use coracle_types::own_mounts;
 use coracle_types::security::{IdMapping, NamespaceMode};
 use oci_spec::runtime::{Mount, MountBuilder};
 
 use crate::error::SpecError;
+use crate::image_volumes;
 use crate::input::ContainerInput;
 use crate::namespaces::{has_cgroup_namespace, mappings, user_namespace};
 use crate::text;
@@ -45,13 +47,10 @@ pub(crate) fn mounts(input: &ContainerInput<'_>) -> Result<Mounts, SpecError> {
             bound.push((destination, mount));
         }
     }
-    for declared in &input.paths.declared_volumes {
-        let destination = text::cleaned(&declared.destination);
+    for destination in image_volumes::destinations(&input.image.volumes, &taken)? {
         if free(&destination) {
-            bound.push((
-                destination.clone(),
-                bind(&declared.source, &destination, &["rbind", "rprivate", "rw"]),
-            ));
+            let volume = mount(&destination, own_mounts::VOLUME, own_mounts::VOLUME, &[]);
+            bound.push((destination, volume));
         }
     }
     bound.sort_by_key(|(destination, _)| destination.matches('/').count());
@@ -226,22 +225,10 @@ fn map_ids(mount: &mut Mount, uids: &[IdMapping], gids: &[IdMapping]) {
 }
 
 fn volume(input: &ContainerInput<'_>, requested: &Requested) -> Result<Mount, SpecError> {
-    let source = if requested.image.is_some() {
-        input
-            .paths
-            .image_mounts
-            .get(&requested.container_path)
-            .cloned()
-            .ok_or_else(|| {
-                SpecError::unsupported(
-                    "mounts.image",
-                    &requested.container_path,
-                    "the image was not mounted for it",
-                )
-            })?
-    } else {
-        PathBuf::from(&requested.host_path)
-    };
+    if let Some(image) = &requested.image {
+        return image_volume(input, requested, &image.image);
+    }
+    let source = PathBuf::from(&requested.host_path);
     let propagation = match requested.propagation {
         MountPropagation::Private => "rprivate",
         MountPropagation::HostToContainer => "rslave",
@@ -264,6 +251,44 @@ fn volume(input: &ContainerInput<'_>, requested: &Requested) -> Result<Mount, Sp
     Ok(volume)
 }
 
+/// The layers of an image, or a part of their merged tree. Never a way to more rights than the container
+/// has: set-user-id programs and devices of it do nothing. Files are as executable as they are in the image,
+/// as containerd and CRI-O have it, unless the request says noexec.
+fn image_volume(input: &ContainerInput<'_>, requested: &Requested, image: &str) -> Result<Mount, SpecError> {
+    let path = &requested.container_path;
+    let lowers = input.paths.image_mounts.get(path).ok_or_else(|| {
+        SpecError::unsupported(
+            "mounts.image",
+            image,
+            format!("nothing of it is ready for {path}"),
+        )
+    })?;
+    if requested.recursive_read_only && !input.host.recursive_read_only {
+        return Err(SpecError::RecursiveReadOnly {
+            host_path: image.to_owned(),
+        });
+    }
+    let mut options: Vec<&str> = vec!["ro", "nosuid", "nodev"];
+    let more = requested.mount_options.iter().map(String::as_str);
+    options.extend(more.filter(|option| !["nosuid", "nodev"].contains(option)));
+    let user = user_namespace(&input.pod.security.namespaces);
+    if requested.uid_mappings.is_empty() && user.is_some() {
+        options.push("idmap");
+    }
+    let lowers: Vec<String> = lowers
+        .iter()
+        .map(|lower| format!("{}={}", own_mounts::LOWER, lower.display()))
+        .collect();
+    options.extend(lowers.iter().map(String::as_str));
+    let sub_path = format!("{}={}", own_mounts::SUB_PATH, requested.image_sub_path);
+    if !requested.image_sub_path.is_empty() {
+        options.push(&sub_path);
+    }
+    let mut volume = mount(&text::cleaned(path), own_mounts::LAYERS, image, &options);
+    map_ids(&mut volume, &requested.uid_mappings, &requested.gid_mappings);
+    Ok(volume)
+}
+
 /// Checks one volume of a request; `index` names it in errors.
 pub(crate) fn validate(index: usize, mount: &Requested) -> Result<(), SpecError> {
     let field = |name: &str| format!("mounts[{index}].{name}");
@@ -273,6 +298,13 @@ pub(crate) fn validate(index: usize, mount: &Requested) -> Result<(), SpecError>
             field("container_path"),
             &mount.container_path,
             "mount below the root, not over it",
+        ));
+    }
+    if mount.container_path.split('/').any(|part| part.len() > 255) {
+        return Err(SpecError::field(
+            field("container_path"),
+            &mount.container_path,
+            "give shorter names: 255 bytes a part at most",
         ));
     }
     match &mount.image {

@@ -127,6 +127,29 @@ fn powerless() -> Process {
 }
 
 /// Command, arguments and working directory of the request.
+/// Refuses the command of an exec that no process could have.
+///
+/// # Errors
+/// [`SpecError::Field`] for `cmd`.
+pub fn validate_exec(command: &[String]) -> Result<(), SpecError> {
+    if command.first().is_none_or(String::is_empty) {
+        return Err(SpecError::field("cmd", "", "name the program to run"));
+    }
+    command.iter().try_for_each(|word| text::argument("cmd", word))?;
+    let total: usize = command.iter().map(|word| word.len() + 1).sum();
+    if total > text::COMMAND_LINE_MAX {
+        return Err(SpecError::field(
+            "cmd",
+            format!("{total} bytes"),
+            format!(
+                "give at most {} bytes in all: the kernel starts nothing with more",
+                text::COMMAND_LINE_MAX
+            ),
+        ));
+    }
+    Ok(())
+}
+
 pub(crate) fn validate(container: &ContainerConfig) -> Result<(), SpecError> {
     container
         .command
@@ -141,14 +164,6 @@ pub(crate) fn validate(container: &ContainerConfig) -> Result<(), SpecError> {
     }
     if !container.working_dir.is_empty() {
         text::absolute("working_dir", &container.working_dir)?;
-    }
-    let security = &container.security;
-    if security.supplemental_groups.len() > 65_536 {
-        return Err(SpecError::field(
-            "linux.security_context.supplemental_groups",
-            format!("{} groups", security.supplemental_groups.len()),
-            "give at most 65536 (NGROUPS_MAX)",
-        ));
     }
     Ok(())
 }

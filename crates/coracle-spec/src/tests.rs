@@ -85,6 +85,7 @@ impl Fixture {
                 swap_limit: true,
                 hugetlb: true,
                 recursive_read_only: true,
+                id_mapped_layers: true,
                 capabilities: capabilities::from_mask((1 << 41) - 1),
                 lowest_oom_score_adj: -1000,
                 kernel: (6, 18),

@@ -8,6 +8,9 @@ use crate::error::SpecError;
 pub(crate) const PATH_MAX: usize = 4095;
 /// Longest single argument or environment string, without its NUL (`MAX_ARG_STRLEN`, 32 pages).
 pub(crate) const ARGUMENT_MAX: usize = 131_071;
+/// What arguments and environment may take together whatever the stack's limit is: 6 MiB are the kernel's ceiling
+/// (execve(2)). A quarter of that limit, usually 2 MiB, is judged by the kernel when the program is executed.
+pub(crate) const COMMAND_LINE_MAX: usize = 6 << 20;
 /// Most that labels or annotations of one object hold together; Kubernetes allows 256 KiB.
 const MAP_MAX: usize = 1 << 20;
 

@@ -80,7 +80,7 @@ pub fn resolve_user(
         ),
         Who::Name(name) => {
             let found = database.user(|user| user.name == name)?;
-            let entry = found.ok_or_else(|| not_in_image("user", name, database::PASSWD))?;
+            let entry = found.ok_or_else(|| not_in_image(field, "user", name, database::PASSWD))?;
             (in_range(database::PASSWD, &entry.name, entry.uid)?, entry)
         }
     };
@@ -88,7 +88,7 @@ pub fn resolve_user(
         Some(Who::Id(gid)) => gid,
         Some(Who::Name(name)) => {
             let found = database.groups()?.into_iter().find(|group| group.name == name);
-            let group = found.ok_or_else(|| not_in_image("group", name, database::GROUP))?;
+            let group = found.ok_or_else(|| not_in_image(field, "group", name, database::GROUP))?;
             in_range(database::GROUP, &group.name, group.gid)?
         }
         None if entry.name.is_empty() => 0,
@@ -152,8 +152,9 @@ fn all_groups(
     Ok(gids)
 }
 
-fn not_in_image(what: &'static str, name: &str, file: &'static str) -> SpecError {
+fn not_in_image(field: &'static str, what: &'static str, name: &str, file: &'static str) -> SpecError {
     SpecError::NotInImage {
+        field,
         what,
         name: name.chars().take(80).collect(),
         file,
@@ -217,6 +218,9 @@ fn group_without_user(group: i64) -> SpecError {
     )
 }
 
+/// Most supplementary groups of a process (`NGROUPS_MAX`, limits.h).
+const GROUPS_MAX: usize = 65_536;
+
 /// Ids of a security context, as far as they can be judged without the image.
 pub(crate) fn validate_ids(user: Option<i64>, group: Option<i64>, groups: &[i64]) -> Result<(), SpecError> {
     const PREFIX: &str = "linux.security_context";
@@ -224,6 +228,13 @@ pub(crate) fn validate_ids(user: Option<i64>, group: Option<i64>, groups: &[i64]
         if let Some(value) = value {
             id(&format!("{PREFIX}.{name}"), &value.to_string())?;
         }
+    }
+    if groups.len() > GROUPS_MAX {
+        return Err(SpecError::field(
+            format!("{PREFIX}.supplemental_groups"),
+            format!("{} groups", groups.len()),
+            format!("give at most {GROUPS_MAX} (NGROUPS_MAX)"),
+        ));
     }
     for value in groups {
         id(&format!("{PREFIX}.supplemental_groups"), &value.to_string())?;

@@ -10,9 +10,6 @@ use crate::{capabilities, devices, environment, labels, mounts, process, resourc
 
 /// Mounts, devices or paths of one container; what the kernel does with so many is slow enough.
 const LIST_MAX: usize = 4096;
-/// What arguments and environment may take together: three quarters of the usual 8 MiB stack are the
-/// kernel's ceiling (execve(2)).
-const COMMAND_LINE_MAX: usize = 6 << 20;
 
 /// Refuses a container that could not be made, or whose fields would mean something else in a file,
 /// a path or a kernel interface.
@@ -43,7 +40,14 @@ pub fn validate_container(container: &ContainerConfig) -> Result<(), SpecError> 
     text::string_map("annotations", &container.annotations)?;
     if !container.log_path.is_empty() {
         text::relative("log_path", &container.log_path)?;
-        if container.log_path.ends_with('/') {
+        if container.log_path.split('/').any(|part| part.len() > 255) {
+            return Err(SpecError::field(
+                "log_path",
+                &container.log_path,
+                "give shorter names: 255 bytes a part at most",
+            ));
+        }
+        if container.log_path.ends_with('/') || container.log_path.split('/').next_back() == Some(".") {
             return Err(SpecError::field(
                 "log_path",
                 &container.log_path,
@@ -82,11 +86,14 @@ fn validate_sizes(container: &ContainerConfig) -> Result<(), SpecError> {
         .iter()
         .map(|(name, value)| name.len() + value.len() + 2);
     let total: usize = words.chain(entries).sum();
-    if total > COMMAND_LINE_MAX {
+    if total > text::COMMAND_LINE_MAX {
         return Err(SpecError::field(
             "command, args and envs",
             format!("{total} bytes"),
-            format!("give at most {COMMAND_LINE_MAX} bytes in all: the kernel starts nothing with more"),
+            format!(
+                "give at most {} bytes in all: the kernel starts nothing with more",
+                text::COMMAND_LINE_MAX
+            ),
         ));
     }
     Ok(())

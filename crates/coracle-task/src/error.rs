@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use coracle_types::format::Newer;
 use coracle_types::{Kind, Kinded, PodSandboxId};
 
 /// A call to a keeper or a shim failed.
@@ -41,6 +42,14 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+    /// The process of an exec could not be handed over.
+    #[error("write {}", path.display())]
+    ProcessFile {
+        /// The file that should hold it.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The shim takes connections and does not answer.
     #[error(
         "the shim of pod {pod} does not answer: it may be stopped or hang in the kernel (see /proc/PID/stack)"
@@ -48,6 +57,26 @@ pub enum Error {
     Silent {
         /// Whose shim.
         pod: PodSandboxId,
+    },
+    /// The shim did not answer in time and was killed; another one can take over.
+    #[error(
+        "{call}: the shim of pod {pod} gave no answer within {seconds} s and was killed: another one takes over"
+    )]
+    Killed {
+        /// Which call.
+        call: &'static str,
+        /// Whose shim.
+        pod: PodSandboxId,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A newer program had the pod: another shim of this one would misread what it left.
+    #[error("the state file {}: {newer}", path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        newer: Newer,
     },
     /// The blocking part of a launch was cut off.
     #[error("launching the shim of pod {pod} was interrupted")]
@@ -70,9 +99,11 @@ impl Kinded for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Keeper { source, .. } => source.kind(),
-            Self::Connect { .. } => Kind::Unavailable,
+            Self::Connect { .. } | Self::Killed { .. } => Kind::Unavailable,
             Self::Call { kind, .. } => *kind,
+            Self::ProcessFile { source, .. } => Kind::of_exhaustion(source).unwrap_or(Kind::Internal),
             Self::Silent { .. } => Kind::DeadlineExceeded,
+            Self::Newer { .. } => Kind::FailedPrecondition,
             Self::Encode { .. } | Self::Interrupted { .. } => Kind::Internal,
         }
     }

@@ -7,16 +7,20 @@
 //! A shim that this project did not write is reached by the same calls (shim v2: Task v3, Sandbox); the
 //! extension `coracle.shim.v1` is what ours offers beyond them.
 
+mod capture;
 mod connection;
 mod error;
+mod patience;
 mod requests;
 mod shim;
 mod shims;
+mod upkeep;
 
 pub use crate::error::Error;
+pub use crate::patience::Deadlines;
 pub use crate::requests::{
     ExecOutput, ExecSync, KillScope, NamespaceRequest, SandboxCreated, SandboxRequest, TaskCreate, TaskState,
     TaskStats,
 };
 pub use crate::shim::Shim;
-pub use crate::shims::{Shims, ShimsConfig};
+pub use crate::shims::{Place, Settle, Shims, ShimsConfig};

@@ -67,6 +67,8 @@ pub struct TaskCreate {
     pub lowers: Vec<PathBuf>,
     /// Upper and work directory of the overlay.
     pub writable: (PathBuf, PathBuf),
+    /// Whether layers and writable layer appear by the mapping of the pod's user namespace.
+    pub mapped: bool,
     /// Keep standard input open.
     pub stdin: bool,
     /// A terminal.

@@ -1,7 +1,7 @@
 //! One pod's shim: its calls, in the project's own types.
 
 use std::os::fd::AsRawFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -15,10 +15,9 @@ use containerd_shim_protos::sandbox_api::{
 use containerd_shim_protos::sandbox_async::SandboxClient;
 use containerd_shim_protos::shim_async::TaskClient;
 use coracle_proto::shim_ext::{
-    CGROUP2_METRICS, ChangeKeeperRequest, ContainerExit, ContainerStatusRequest, ExecCaptureRequest,
-    IdMapping, LINUX_RESOURCES, LOG_SCHEME, NamespacePin, ReopenLogRequest, SANDBOX_OPTIONS, STDIN_PIPE,
-    SandboxOptions, ShimClient, WaitContainerRequest, container_status_response, exec_capture_event,
-    namespace_pin,
+    CGROUP2_METRICS, ContainerExit, ContainerStatusRequest, IdMapping, LINUX_RESOURCES, LOG_SCHEME,
+    NamespacePin, RemoveRemainsRequest, ReopenLogRequest, SANDBOX_OPTIONS, STDIN_PIPE, SandboxOptions,
+    ShimClient, StandInRequest, WaitContainerRequest, container_status_response, namespace_pin,
 };
 use coracle_types::container::Exit;
 use coracle_types::security::IdMapping as Mapping;
@@ -30,27 +29,33 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{EnumOrUnknown, Message, MessageField};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use ttrpc::asynchronous::Client;
 use ttrpc::asynchronous::transport::Socket;
 use ttrpc::context::Context;
 
 use crate::connection::Watched;
 use crate::error::Error;
+use crate::patience::{Limit, Patience};
 use crate::requests::{
-    ExecOutput, ExecSync, KillScope, NamespaceRequest, SandboxCreated, SandboxRequest, TaskCreate, TaskState,
-    TaskStats,
+    KillScope, NamespaceRequest, SandboxCreated, SandboxRequest, TaskCreate, TaskState, TaskStats,
 };
+use crate::shims::Shims;
 
 /// Connection to a pod's shim; clones share it.
 #[derive(Clone)]
-pub struct Shim(Arc<Connected>);
+pub struct Shim(pub(crate) Arc<Connected>);
 
-struct Connected {
-    pod: PodSandboxId,
+pub(crate) struct Connected {
+    pub(crate) pod: PodSandboxId,
     task: TaskClient,
     sandbox: SandboxClient,
-    extension: ShimClient,
+    pub(crate) extension: ShimClient,
     ended: watch::Receiver<bool>,
+    /// The pod's directory, and who can end a shim that does not answer.
+    pub(crate) state_dir: PathBuf,
+    pub(crate) shims: Weak<Shims>,
+    pub(crate) patience: Arc<Patience>,
 }
 
 /// A shim that may be forgotten meanwhile.
@@ -82,7 +87,12 @@ impl std::fmt::Debug for Shim {
 }
 
 impl Shim {
-    pub(crate) async fn connect(pod: &PodSandboxId, socket: &Path) -> Result<Self, Error> {
+    pub(crate) async fn connect(
+        pod: &PodSandboxId,
+        state_dir: &Path,
+        shims: &Arc<Shims>,
+    ) -> Result<Self, Error> {
+        let socket = &state_dir.join("shim.sock");
         let stream = connect(socket).await.map_err(|source| Error::Connect {
             socket: socket.to_owned(),
             source,
@@ -95,6 +105,9 @@ impl Shim {
             sandbox: SandboxClient::new(client.clone()),
             extension: ShimClient::new(client),
             ended,
+            state_dir: state_dir.to_owned(),
+            shims: Arc::downgrade(shims),
+            patience: Arc::clone(shims.patience()),
         })))
     }
 
@@ -102,28 +115,16 @@ impl Shim {
         WeakShim(Arc::downgrade(&self.0))
     }
 
-    /// Whether it answers.
-    pub(crate) async fn ping(&self) -> Result<(), Error> {
+    /// Whether it answers within `limit`.
+    pub(crate) async fn ping(&self, limit: Limit) -> Result<(), Error> {
         let mut request = PingRequest::new();
         request.sandbox_id = self.0.pod.to_string();
-        self.0
-            .sandbox
-            .ping_sandbox(unbounded(), &request)
-            .await
-            .map_err(Error::of("PingSandbox"))?;
-        Ok(())
-    }
-
-    /// Has the shim deposit with the keeper at `socket` what the last keeper held.
-    pub(crate) async fn change_keeper(&self, socket: &Path) -> Result<(), Error> {
-        let mut request = ChangeKeeperRequest::new();
-        request.socket = socket.display().to_string();
-        let of = Error::of("ChangeKeeper");
-        self.0
-            .extension
-            .change_keeper(unbounded(), &request)
-            .await
-            .map_err(of)?;
+        self.answered(
+            "PingSandbox",
+            limit,
+            self.0.sandbox.ping_sandbox(unbounded(), &request),
+        )
+        .await?;
         Ok(())
     }
 
@@ -146,19 +147,21 @@ impl Shim {
             .map(|path| path.display().to_string())
             .unwrap_or_default();
         create.options = packed(SANDBOX_OPTIONS, &sandbox_options(&request));
-        self.0
-            .sandbox
-            .create_sandbox(unbounded(), &create)
-            .await
-            .map_err(Error::of("CreateSandbox"))?;
+        self.answered(
+            "CreateSandbox",
+            Limit::Operation,
+            self.0.sandbox.create_sandbox(unbounded(), &create),
+        )
+        .await?;
         let mut start = StartSandboxRequest::new();
         start.sandbox_id = self.0.pod.to_string();
         let started = self
-            .0
-            .sandbox
-            .start_sandbox(unbounded(), &start)
-            .await
-            .map_err(Error::of("StartSandbox"))?;
+            .answered(
+                "StartSandbox",
+                Limit::Operation,
+                self.0.sandbox.start_sandbox(unbounded(), &start),
+            )
+            .await?;
         Ok(SandboxCreated {
             init: (started.pid != 0).then_some(started.pid),
         })
@@ -171,11 +174,12 @@ impl Shim {
     pub async fn stop_sandbox(&self) -> Result<(), Error> {
         let mut request = StopSandboxRequest::new();
         request.sandbox_id = self.0.pod.to_string();
-        self.0
-            .sandbox
-            .stop_sandbox(unbounded(), &request)
-            .await
-            .map_err(Error::of("StopSandbox"))?;
+        self.answered(
+            "StopSandbox",
+            Limit::Operation,
+            self.0.sandbox.stop_sandbox(unbounded(), &request),
+        )
+        .await?;
         Ok(())
     }
 
@@ -188,11 +192,12 @@ impl Shim {
         let mut request = ShutdownSandboxRequest::new();
         request.sandbox_id = self.0.pod.to_string();
         match self
-            .0
-            .sandbox
-            .shutdown_sandbox(unbounded(), &request)
+            .answered(
+                "ShutdownSandbox",
+                Limit::Operation,
+                self.0.sandbox.shutdown_sandbox(unbounded(), &request),
+            )
             .await
-            .map_err(Error::of("ShutdownSandbox"))
         {
             // It may leave before the answer does.
             Err(Error::Call {
@@ -202,7 +207,70 @@ impl Shim {
             | Ok(_) => {}
             Err(error) => return Err(error),
         }
-        self.closed().await;
+        let limit = self.0.patience.of(Limit::Operation);
+        match timeout(limit, self.closed()).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.give_up("ShutdownSandbox", limit).await),
+        }
+    }
+
+    /// Takes away by path what a shim of the pod left of which no state file tells: the cgroups with all
+    /// that runs in them, the pins of namespaces in `pins`, the shared memory at `shm`. What the shim does
+    /// know is left alone; what is gone is no error.
+    ///
+    /// # Errors
+    /// What would not go.
+    pub async fn remove_remains(
+        &self,
+        cgroups: Vec<String>,
+        pins: Option<&Path>,
+        shm: Option<&Path>,
+    ) -> Result<(), Error> {
+        let text = |path: Option<&Path>| path.map(|path| path.display().to_string()).unwrap_or_default();
+        let mut request = RemoveRemainsRequest::new();
+        request.cgroups = cgroups;
+        request.pins = text(pins);
+        request.shm = text(shm);
+        self.answered(
+            "RemoveRemains",
+            Limit::Operation,
+            self.0.extension.remove_remains(unbounded(), &request),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Makes a process that stands in for the first one of a container or of the pod's init until that is made; its
+    /// number in the shim's PID namespace.
+    ///
+    /// # Errors
+    /// When no process can be made; `Unimplemented` from a shim of an older program.
+    pub async fn begin_stand_in(&self, id: &str) -> Result<u32, Error> {
+        let mut request = StandInRequest::new();
+        request.id = id.to_owned();
+        let began = self
+            .answered(
+                "BeginStandIn",
+                Limit::Call,
+                self.0.extension.begin_stand_in(unbounded(), &request),
+            )
+            .await?;
+        Ok(began.pid.unsigned_abs())
+    }
+
+    /// Has it leave, because what it stands in for will not be made.
+    ///
+    /// # Errors
+    /// When the shim is gone, and the process with it.
+    pub async fn end_stand_in(&self, id: &str) -> Result<(), Error> {
+        let mut request = StandInRequest::new();
+        request.id = id.to_owned();
+        self.answered(
+            "EndStandIn",
+            Limit::Call,
+            self.0.extension.end_stand_in(unbounded(), &request),
+        )
+        .await?;
         Ok(())
     }
 
@@ -226,11 +294,12 @@ impl Shim {
             create.stderr.clone_from(&create.stdout);
         }
         let created = self
-            .0
-            .task
-            .create(unbounded(), &create)
-            .await
-            .map_err(Error::of("Create"))?;
+            .answered(
+                "Create",
+                Limit::Operation,
+                self.0.task.create(unbounded(), &create),
+            )
+            .await?;
         Ok(created.pid)
     }
 
@@ -242,11 +311,12 @@ impl Shim {
         let mut request = StartRequest::new();
         request.id = id.to_string();
         let started = self
-            .0
-            .task
-            .start(unbounded(), &request)
-            .await
-            .map_err(Error::of("Start"))?;
+            .answered(
+                "Start",
+                Limit::Operation,
+                self.0.task.start(unbounded(), &request),
+            )
+            .await?;
         Ok(started.pid)
     }
 
@@ -259,11 +329,8 @@ impl Shim {
         request.id = id.to_string();
         request.signal = signal.number().unsigned_abs();
         request.all = scope == KillScope::All;
-        self.0
-            .task
-            .kill(unbounded(), &request)
-            .await
-            .map_err(Error::of("Kill"))?;
+        self.answered("Kill", Limit::Call, self.0.task.kill(unbounded(), &request))
+            .await?;
         Ok(())
     }
 
@@ -291,11 +358,12 @@ impl Shim {
     pub async fn delete(&self, id: &ContainerId) -> Result<(), Error> {
         let mut request = DeleteRequest::new();
         request.id = id.to_string();
-        self.0
-            .task
-            .delete(unbounded(), &request)
-            .await
-            .map_err(Error::of("Delete"))?;
+        self.answered(
+            "Delete",
+            Limit::Operation,
+            self.0.task.delete(unbounded(), &request),
+        )
+        .await?;
         Ok(())
     }
 
@@ -308,13 +376,13 @@ impl Shim {
 
         let mut request = ContainerStatusRequest::new();
         request.container_id = id.to_string();
-        let of = Error::of("ContainerStatus");
         let status = self
-            .0
-            .extension
-            .container_status(unbounded(), &request)
-            .await
-            .map_err(of)?;
+            .answered(
+                "ContainerStatus",
+                Limit::Call,
+                self.0.extension.container_status(unbounded(), &request),
+            )
+            .await?;
         match status.state.enum_value_or(State::UNKNOWN) {
             State::CREATED => Ok(TaskState::Created),
             State::RUNNING | State::PAUSED => Ok(TaskState::Running),
@@ -339,11 +407,8 @@ impl Shim {
         let mut request = UpdateTaskRequest::new();
         request.id = id.to_string();
         request.resources = MessageField::some(any(LINUX_RESOURCES, json));
-        self.0
-            .task
-            .update(unbounded(), &request)
-            .await
-            .map_err(Error::of("Update"))?;
+        self.answered("Update", Limit::Call, self.0.task.update(unbounded(), &request))
+            .await?;
         Ok(())
     }
 
@@ -355,11 +420,8 @@ impl Shim {
         let mut request = StatsRequest::new();
         request.id = id.to_string();
         let response = self
-            .0
-            .task
-            .stats(unbounded(), &request)
-            .await
-            .map_err(Error::of("Stats"))?;
+            .answered("Stats", Limit::Call, self.0.task.stats(unbounded(), &request))
+            .await?;
         let failed = |kind, message: String| Error::Call {
             call: "Stats",
             kind,
@@ -393,54 +455,13 @@ impl Shim {
     pub async fn reopen_log(&self, id: &ContainerId) -> Result<(), Error> {
         let mut request = ReopenLogRequest::new();
         request.container_id = id.to_string();
-        self.0
-            .extension
-            .reopen_log(unbounded(), &request)
-            .await
-            .map_err(Error::of("ReopenLog"))?;
+        self.answered(
+            "ReopenLog",
+            Limit::Call,
+            self.0.extension.reopen_log(unbounded(), &request),
+        )
+        .await?;
         Ok(())
-    }
-
-    /// Runs a process in a container until it ends and keeps what it prints.
-    ///
-    /// # Errors
-    /// `DeadlineExceeded` when it was killed at its deadline, with its whole process tree.
-    pub async fn exec_sync(&self, id: &ContainerId, exec: ExecSync) -> Result<ExecOutput, Error> {
-        use exec_capture_event::Event;
-
-        let of = Error::of("ExecCapture");
-        let process = serde_json::to_vec(&exec.process).map_err(|source| Error::Encode {
-            call: "ExecCapture",
-            source,
-        })?;
-        let mut request = ExecCaptureRequest::new();
-        request.container_id = id.to_string();
-        request.process = process;
-        request.timeout_nanos = exec.timeout.map_or(0, nanos);
-        request.limit = exec.limit as u64;
-        let mut events = self
-            .0
-            .extension
-            .exec_capture(unbounded(), &request)
-            .await
-            .map_err(&of)?;
-        let mut output = ExecOutput::default();
-        while let Some(event) = events.recv().await.map_err(&of)? {
-            match event.event {
-                Some(Event::Stdout(bytes)) => output.stdout.extend_from_slice(&bytes),
-                Some(Event::Stderr(bytes)) => output.stderr.extend_from_slice(&bytes),
-                Some(Event::End(end)) => {
-                    output.code = end.code;
-                    return Ok(output);
-                }
-                _ => {}
-            }
-        }
-        Err(Error::Call {
-            call: "ExecCapture",
-            kind: Kind::Unavailable,
-            message: "the shim ended the stream without the process's end".to_owned(),
-        })
     }
 }
 
@@ -456,11 +477,11 @@ async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
 }
 
 /// A call that ends when it ends; how long is the shim's business or the caller's.
-fn unbounded() -> Context {
+pub(crate) fn unbounded() -> Context {
     ttrpc::context::with_timeout(0)
 }
 
-fn nanos(duration: Duration) -> i64 {
+pub(crate) fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
@@ -470,6 +491,7 @@ fn exit(exit: &MessageField<ContainerExit>) -> Exit {
         code: exit.code,
         at: UnixNanos(exit.at_nanos),
         oom_killed: exit.oom_killed,
+        lost: exit.lost,
     }
 }
 
@@ -554,7 +576,12 @@ fn overlay(request: &TaskCreate) -> Mount {
         format!("lowerdir={}", lowers.join(":")),
         format!("upperdir={}", request.writable.0.display()),
         format!("workdir={}", request.writable.1.display()),
+        // Layers may be file systems of their own; all files shall have one device number.
+        "xino=auto".to_owned(),
     ];
+    if request.mapped {
+        mount.options.push("idmap".to_owned());
+    }
     mount
 }
 

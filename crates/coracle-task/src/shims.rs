@@ -1,19 +1,23 @@
 //! All shims of a node: launched through the keeper, found again by their sockets.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use coracle_keeper::client::Keeper;
 use coracle_keeper::{KeeperConfig, Program};
+use coracle_types::format::Newer;
 use coracle_types::{Instance, Kind, Kinded, PodSandboxId};
 use serde::Deserialize;
 
 use crate::error::Error;
+use crate::patience::{Deadlines, Limit, Patience};
 use crate::shim::{Shim, WeakShim};
 
-/// How long a shim may be silent, and one that was killed may take to be gone.
+/// How long one that was killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often shims that nobody asks anything are looked after, all at once.
+const ROUND: Duration = Duration::from_secs(30);
 /// Between two looks at a shim that is dying.
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -28,13 +32,45 @@ pub struct ShimsConfig {
     pub cgroup: String,
     /// What is executed as the keeper.
     pub program: Program,
+    /// How long a shim may take to answer.
+    pub deadlines: Deadlines,
+    /// What shims log: a filter in their own words.
+    pub log: String,
+    /// Told of every keeper that is connected to before it is asked for a shim, on a thread that may block.
+    pub settle: Option<Settle>,
+}
+
+/// Gives a keeper its place.
+#[derive(Clone)]
+pub struct Settle(pub Arc<Place>);
+
+/// What is called with a keeper's socket and pid.
+pub type Place = dyn Fn(&Path, i32) + Send + Sync;
+
+impl std::fmt::Debug for Settle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Settle")
+    }
+}
+
+impl Settle {
+    fn ensured(settle: Option<&Self>, config: &KeeperConfig) -> Result<Keeper, coracle_keeper::Error> {
+        let keeper = Keeper::ensure(config)?;
+        if let Some(Self(settle)) = settle {
+            settle(keeper.socket(), keeper.status()?.pid);
+        }
+        Ok(keeper)
+    }
 }
 
 /// The shims of a node.
 #[derive(Debug)]
 pub struct Shims {
     config: KeeperConfig,
+    settle: Option<Settle>,
     keeper: Mutex<Arc<Keeper>>,
+    patience: Arc<Patience>,
+    log: Mutex<String>,
     /// Those that somebody holds, for a keeper that must be told what the last one held.
     living: Mutex<Vec<WeakShim>>,
 }
@@ -44,9 +80,28 @@ pub struct Shims {
 struct Recorded {
     #[serde(default)]
     keeper: Option<PathBuf>,
+    #[serde(default)]
+    shim: Option<RecordedProcess>,
+}
+
+/// A process by what does not come twice.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct RecordedProcess {
+    pid: i32,
+    started: u64,
 }
 
 impl Recorded {
+    /// The format that shims of this program read and write.
+    const FORMAT: u32 = 1;
+
+    /// Whether a shim of this program could take the pod over.
+    fn check(state_dir: &Path) -> Result<(), Error> {
+        let path = state_dir.join("shim.json");
+        let text = std::fs::read(&path).unwrap_or_default();
+        Newer::check(&text, Self::FORMAT).map_err(|newer| Error::Newer { path, newer })
+    }
+
     /// A file that cannot be read is the shim's to complain of.
     fn load(state_dir: &Path) -> Self {
         std::fs::read(state_dir.join("shim.json"))
@@ -67,6 +122,9 @@ impl Shims {
             instance,
             cgroup,
             program,
+            deadlines,
+            log,
+            settle,
         } = config;
         let config = KeeperConfig {
             runtime_dir,
@@ -74,8 +132,8 @@ impl Shims {
             instance,
             program,
         };
-        let ensured = config.clone();
-        let keeper = tokio::task::spawn_blocking(move || Keeper::ensure(&ensured)).await;
+        let (ensured, place) = (config.clone(), settle.clone());
+        let keeper = tokio::task::spawn_blocking(move || Settle::ensured(place.as_ref(), &ensured)).await;
         let keeper = match keeper {
             Ok(keeper) => keeper.map_err(|source| keeper_failed(&config, source))?,
             Err(_) => {
@@ -85,11 +143,16 @@ impl Shims {
                 ));
             }
         };
-        Ok(Arc::new(Self {
+        let shims = Arc::new(Self {
             config,
+            settle,
             keeper: Mutex::new(Arc::new(keeper)),
+            patience: Arc::new(Patience::new(deadlines)),
+            log: Mutex::new(log),
             living: Mutex::new(Vec::new()),
-        }))
+        });
+        tokio::spawn(look_after(Arc::downgrade(&shims)));
+        Ok(shims)
     }
 
     /// Connects to the pod's shim when it lives. Else the keeper forks one, which adopts the pod from its
@@ -98,9 +161,9 @@ impl Shims {
     /// # Errors
     /// When no keeper can be had, the shim does not come up, or one is there and does not answer.
     pub async fn launch(self: &Arc<Self>, pod: &PodSandboxId, state_dir: &Path) -> Result<Shim, Error> {
-        let socket = state_dir.join("shim.sock");
         let begin = Instant::now();
         loop {
+            // One that was silent for too long has been killed by then.
             let silent = match self.greet(pod, state_dir).await {
                 Err(error) if error.kind() == Kind::Unavailable => error,
                 answered => return answered,
@@ -117,7 +180,7 @@ impl Shims {
                 }
                 Spawned::OneIsThere => return Err(silent),
             }
-            let shim = Shim::connect(pod, &socket).await?;
+            let shim = Shim::connect(pod, state_dir, self).await?;
             self.remember(&shim);
             return Ok(shim);
         }
@@ -126,10 +189,11 @@ impl Shims {
     /// Connects to a shim that answers. That it takes a connection is no proof: of a process that was killed
     /// the kernel closes the listening socket last.
     async fn greet(self: &Arc<Self>, pod: &PodSandboxId, state_dir: &Path) -> Result<Shim, Error> {
-        let shim = Shim::connect(pod, &state_dir.join("shim.sock")).await?;
-        tokio::time::timeout(PATIENCE, shim.ping())
-            .await
-            .unwrap_or_else(|_| Err(Error::Silent { pod: pod.clone() }))?;
+        let shim = Shim::connect(pod, state_dir, self).await?;
+        shim.ping(Limit::Call).await?;
+        // It may have been born under another configuration.
+        let filter = lock(&self.log).clone();
+        shim.set_log(&filter).await?;
         self.remember(&shim);
         let (shims, directory) = (Arc::clone(self), state_dir.to_owned());
         let theirs = tokio::task::spawn_blocking(move || shims.other_keeper(&directory)).await;
@@ -137,6 +201,28 @@ impl Shims {
             self.hand_over(&shim).await;
         }
         Ok(shim)
+    }
+
+    pub(crate) fn patience(&self) -> &Arc<Patience> {
+        &self.patience
+    }
+
+    /// How long shims may take from now on.
+    pub fn set_deadlines(&self, deadlines: Deadlines) {
+        self.patience.set(deadlines);
+    }
+
+    /// What shims log from now on, those that live and those to come.
+    pub fn set_log(&self, filter: &str) {
+        filter.clone_into(&mut lock(&self.log));
+        for shim in lock(&self.living).iter().filter_map(WeakShim::upgrade) {
+            let filter = filter.to_owned();
+            tokio::spawn(async move {
+                if let Err(error) = shim.set_log(&filter).await {
+                    tracing::warn!(?shim, %error, "it logs as before");
+                }
+            });
+        }
     }
 
     /// [`Shims::launch`] for a pod that had a shim before.
@@ -160,6 +246,59 @@ impl Shims {
         }
     }
 
+    /// Kills a pod's shim: its keeper does, or else whoever reads in the state file which process it is.
+    /// Says whether it was found.
+    pub(crate) async fn kill(self: &Arc<Self>, pod: &PodSandboxId, state_dir: &Path) -> bool {
+        let (shims, id, directory) = (Arc::clone(self), pod.clone(), state_dir.to_owned());
+        let killed = tokio::task::spawn_blocking(move || shims.kill_blocking(&id, &directory)).await;
+        killed.unwrap_or(false)
+    }
+
+    fn kill_blocking(&self, pod: &PodSandboxId, state_dir: &Path) -> bool {
+        let by_keeper = match self.other_keeper(state_dir) {
+            Some(keeper) => keeper.kill_shim(pod),
+            None => self.keeper().kill_shim(pod),
+        };
+        let Err(error) = by_keeper else { return true };
+        let Some(process) = Recorded::load(state_dir).shim else {
+            tracing::error!(%pod, %error, "no keeper can kill the shim, and no file says which process it is");
+            return false;
+        };
+        coracle_keeper::process::kill_recorded(process.pid, process.started)
+            .inspect_err(|error| tracing::error!(%pod, %error, "the shim cannot be killed"))
+            .is_ok()
+    }
+
+    /// Every pod of which a keeper of this node forked a shim that lives, or holds something.
+    ///
+    /// # Errors
+    /// When the keeper of now does not answer.
+    pub async fn pods(self: &Arc<Self>) -> Result<Vec<PodSandboxId>, Error> {
+        let shims = Arc::clone(self);
+        let pods = tokio::task::spawn_blocking(move || shims.pods_blocking()).await;
+        pods.unwrap_or(Ok(Vec::new()))
+            .map_err(|source| keeper_failed(&self.config, source))
+    }
+
+    fn pods_blocking(&self) -> Result<Vec<PodSandboxId>, coracle_keeper::Error> {
+        let own = self.keeper();
+        let mut pods = own.pods()?;
+        let others = std::fs::read_dir(self.config.runtime_dir.join("keeper"));
+        for path in others.into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == "sock") && path != own.socket() {
+                // One of an older program may not know the question: its pods are not known then.
+                pods.extend(
+                    Keeper::connect(&path)
+                        .and_then(|keeper| keeper.pods())
+                        .unwrap_or_default(),
+                );
+            }
+        }
+        pods.sort_unstable();
+        pods.dedup();
+        Ok(pods)
+    }
+
     fn keeper(&self) -> Arc<Keeper> {
         Arc::clone(&lock(&self.keeper))
     }
@@ -174,17 +313,19 @@ impl Shims {
     }
 
     fn spawn(&self, pod: &PodSandboxId, state_dir: &Path) -> Result<Spawned, Error> {
+        Recorded::check(state_dir)?;
+        let log = lock(&self.log).clone();
         let failed = |source| keeper_failed(&self.config, source);
         // The orphans of a dead shim are its own keeper's children: there, their exits are known.
         if let Some(keeper) = self.other_keeper(state_dir) {
-            return spawned(keeper.spawn_shim(pod, state_dir), Spawned::Yes).map_err(failed);
+            return spawned(keeper.spawn_shim(pod, state_dir, &log), Spawned::Yes).map_err(failed);
         }
-        match self.keeper().spawn_shim(pod, state_dir) {
+        match self.keeper().spawn_shim(pod, state_dir, &log) {
             Err(error) if error.kind() == Kind::Unavailable => {
                 tracing::warn!(%error, "another keeper is started");
-                let keeper = Arc::new(Keeper::ensure(&self.config).map_err(failed)?);
+                let keeper = Arc::new(Settle::ensured(self.settle.as_ref(), &self.config).map_err(failed)?);
                 *lock(&self.keeper) = Arc::clone(&keeper);
-                spawned(keeper.spawn_shim(pod, state_dir), Spawned::ByAnotherKeeper).map_err(failed)
+                spawned(keeper.spawn_shim(pod, state_dir, &log), Spawned::ByAnotherKeeper).map_err(failed)
             }
             other => spawned(other, Spawned::Yes).map_err(failed),
         }
@@ -210,6 +351,25 @@ impl Shims {
         let keeper = self.keeper();
         if let Err(error) = shim.change_keeper(keeper.socket()).await {
             tracing::warn!(?shim, %error, "its descriptors are not held by the keeper");
+        }
+    }
+}
+
+/// Finds shims that hang while nobody asks them anything: their containers' output would stand still and
+/// their ends stay unknown. One timer for all.
+async fn look_after(shims: Weak<Shims>) {
+    loop {
+        tokio::time::sleep(ROUND).await;
+        let Some(shims) = shims.upgrade() else { return };
+        let living: Vec<_> = lock(&shims.living).iter().filter_map(WeakShim::upgrade).collect();
+        drop(shims);
+        let asked: Vec<_> = living
+            .into_iter()
+            .map(|shim| tokio::spawn(async move { shim.ping(Limit::Operation).await }))
+            .collect();
+        for one in asked {
+            // One that is gone, or was killed for its silence, is told by its connection.
+            let _ = one.await;
         }
     }
 }

@@ -29,6 +29,24 @@ impl Cgroup {
         Ok(found)
     }
 
+    /// Names of the cgroups right below it, in whichever hierarchy, each once.
+    #[must_use]
+    pub fn names_below(&self) -> Vec<String> {
+        let entries = self.directories().into_iter().filter_map(|directory| {
+            // One that is gone has none below it.
+            std::fs::read_dir(directory).ok()
+        });
+        let mut names: Vec<_> = entries
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Kills all that is in it and below, with children that are being forked meanwhile.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ pub struct Stats {
     pub memory_limit: Option<u64>,
     /// Swap in bytes.
     pub swap_usage: u64,
+    /// Bytes of swap until its limit; `None` without one, or where swap is not counted.
+    pub swap_limit: Option<u64>,
     /// Minor and major page faults.
     pub page_faults: u64,
     /// Major page faults.
@@ -102,6 +104,7 @@ fn memory_v2(directory: &Path, stats: &mut Stats) -> Result<(), Error> {
     stats.major_page_faults = key("pgmajfault");
     stats.memory_limit = read_number(directory, "memory.max").ok();
     stats.swap_usage = read_number(directory, "memory.swap.current").unwrap_or(0);
+    stats.swap_limit = read_number(directory, "memory.swap.max").ok();
     Ok(())
 }
 
@@ -116,5 +119,9 @@ fn memory_v1(directory: &Path, stats: &mut Stats) -> Result<(), Error> {
     stats.swap_usage = key("total_swap");
     let limit = read_number(directory, "memory.limit_in_bytes")?;
     stats.memory_limit = (limit < V1_NO_LIMIT).then_some(limit);
+    let both = read_number(directory, "memory.memsw.limit_in_bytes").ok();
+    stats.swap_limit = both
+        .filter(|both| *both < V1_NO_LIMIT)
+        .map(|both| both.saturating_sub(limit));
     Ok(())
 }

@@ -123,7 +123,7 @@ fn life() {
     let path: CgroupPath = format!("{}/a/b", parent()).parse().unwrap();
     assert_eq!(
         Cgroup::open(&path).unwrap_err().kind(),
-        coracle_types::Kind::NotFound
+        coracle_types::Kind::FailedPrecondition
     );
     let cgroup = Cgroup::create(&path).unwrap();
     Cgroup::create(&path).unwrap();

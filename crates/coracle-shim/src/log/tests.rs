@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 
+use rustix::fs::{FileType, Mode};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::*;

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coracle_proto::shim_ext::{
-    ChangeKeeperRequest, ChangeKeeperResponse, ContainerExit, ContainerStatusRequest,
-    ContainerStatusResponse, ExecCaptureEnd, ExecCaptureEvent, ExecCaptureRequest, ReopenLogRequest,
-    ReopenLogResponse, Shim, WaitContainerRequest, WaitContainerResponse, container_status_response::State,
-    exec_capture_event,
+    CancelExecRequest, CancelExecResponse, ChangeKeeperRequest, ChangeKeeperResponse, ContainerExit,
+    ContainerStatusRequest, ContainerStatusResponse, ExecCaptureEnd, ExecCaptureEvent, ExecCaptureRequest,
+    RemoveRemainsRequest, RemoveRemainsResponse, ReopenLogRequest, ReopenLogResponse, SetLogRequest,
+    SetLogResponse, Shim, StandInRequest, StandInResponse, WaitContainerRequest, WaitContainerResponse,
+    container_status_response::State, exec_capture_event,
 };
+use coracle_types::ExecId;
 use coracle_types::container::Exit;
 use protobuf::MessageField;
 use ttrpc::r#async::{ServerStreamSender, TtrpcContext};
@@ -17,14 +19,19 @@ use ttrpc::r#async::{ServerStreamSender, TtrpcContext};
 use crate::capture::{Event, Wanted};
 use crate::error::Error;
 use crate::pod::Pod;
+use crate::sandbox::Remains;
 
-pub(super) struct Service(pub(super) Arc<Pod>);
+pub(super) struct Service {
+    pub(super) pod: Arc<Pod>,
+    pub(super) set_log: fn(&str),
+}
 
 fn exit_message(exit: Exit) -> MessageField<ContainerExit> {
     let mut message = ContainerExit::new();
     message.code = exit.code;
     message.at_nanos = exit.at.0;
     message.oom_killed = exit.oom_killed;
+    message.lost = exit.lost;
     MessageField::some(message)
 }
 
@@ -55,12 +62,23 @@ fn capture_wanted(request: ExecCaptureRequest) -> Result<Wanted, Error> {
             "give 0 for none or a positive time",
         )
     })?;
+    let process = if request.process_file.is_empty() {
+        request.process
+    } else {
+        let path = std::path::PathBuf::from(&request.process_file);
+        std::fs::read(&path).map_err(Error::file("read", path))?
+    };
     Ok(Wanted {
         id: request.container_id.parse()?,
-        process: serde_json::from_slice(&request.process)
+        process: serde_json::from_slice(&process)
             .map_err(|error| Error::field("process", "", error.to_string()))?,
         timeout: Some(Duration::from_nanos(timeout)).filter(|timeout| !timeout.is_zero()),
         limit: request.limit,
+        exec: if request.exec_id.is_empty() {
+            ExecId::generate()
+        } else {
+            request.exec_id.parse()?
+        },
     })
 }
 
@@ -71,7 +89,7 @@ impl Shim for Service {
         _: &TtrpcContext,
         request: ReopenLogRequest,
     ) -> ttrpc::Result<ReopenLogResponse> {
-        self.0
+        self.pod
             .reopen_log(&request.container_id.parse().map_err(Error::from)?)?;
         Ok(ReopenLogResponse::new())
     }
@@ -85,7 +103,7 @@ impl Shim for Service {
         let wanted = capture_wanted(request)?;
         let stream = &stream;
         let send = |event| async move { stream.send(&event_message(event)).await.is_ok() };
-        Ok(self.0.capture(wanted, send).await?)
+        Ok(self.pod.capture(wanted, send).await?)
     }
 
     async fn container_status(
@@ -93,7 +111,7 @@ impl Shim for Service {
         _: &TtrpcContext,
         request: ContainerStatusRequest,
     ) -> ttrpc::Result<ContainerStatusResponse> {
-        let mut state = self.0.state();
+        let mut state = self.pod.state();
         let container = state.container(&request.container_id.parse().map_err(Error::from)?)?;
         let mut response = ContainerStatusResponse::new();
         response.state = match (container.exited(), container.started_at, container.paused) {
@@ -117,7 +135,7 @@ impl Shim for Service {
         request: WaitContainerRequest,
     ) -> ttrpc::Result<WaitContainerResponse> {
         let exit = self
-            .0
+            .pod
             .wait(&request.container_id.parse().map_err(Error::from)?)
             .await?;
         let mut response = WaitContainerResponse::new();
@@ -125,12 +143,61 @@ impl Shim for Service {
         Ok(response)
     }
 
+    async fn begin_stand_in(
+        &self,
+        _: &TtrpcContext,
+        request: StandInRequest,
+    ) -> ttrpc::Result<StandInResponse> {
+        let mut response = StandInResponse::new();
+        response.pid = self.pod.begin_stand_in(&request.id)?;
+        Ok(response)
+    }
+
+    async fn end_stand_in(
+        &self,
+        _: &TtrpcContext,
+        request: StandInRequest,
+    ) -> ttrpc::Result<StandInResponse> {
+        self.pod.end_stand_in(&request.id);
+        Ok(StandInResponse::new())
+    }
+
     async fn change_keeper(
         &self,
         _: &TtrpcContext,
         request: ChangeKeeperRequest,
     ) -> ttrpc::Result<ChangeKeeperResponse> {
-        self.0.change_keeper(request.socket.as_ref())?;
+        self.pod.change_keeper(request.socket.as_ref())?;
         Ok(ChangeKeeperResponse::new())
+    }
+
+    async fn set_log(&self, _: &TtrpcContext, request: SetLogRequest) -> ttrpc::Result<SetLogResponse> {
+        (self.set_log)(&request.filter);
+        Ok(SetLogResponse::new())
+    }
+
+    async fn cancel_exec(
+        &self,
+        _: &TtrpcContext,
+        request: CancelExecRequest,
+    ) -> ttrpc::Result<CancelExecResponse> {
+        let container = request.container_id.parse().map_err(Error::from)?;
+        let exec = request.exec_id.parse().map_err(Error::from)?;
+        self.pod.cancel_capture(&container, &exec)?;
+        Ok(CancelExecResponse::new())
+    }
+
+    async fn remove_remains(
+        &self,
+        _: &TtrpcContext,
+        request: RemoveRemainsRequest,
+    ) -> ttrpc::Result<RemoveRemainsResponse> {
+        let path = |text: String| Some(text).filter(|text| !text.is_empty()).map(Into::into);
+        self.pod.remove_remains(&Remains {
+            cgroups: request.cgroups,
+            pins: path(request.pins),
+            shm: path(request.shm),
+        })?;
+        Ok(RemoveRemainsResponse::new())
     }
 }

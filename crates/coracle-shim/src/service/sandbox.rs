@@ -64,6 +64,8 @@ fn wanted(request: api::CreateSandboxRequest) -> Result<Wanted, Error> {
         }
         pins.insert(kind, pin.path.into());
     }
+    // One that is made here is not joined besides.
+    let netns = netns.filter(|_| !pins.contains_key(&Namespace::Net));
     if pins.contains_key(&Namespace::Pid) && options.init_cgroup.is_empty() {
         return Err(Error::field(
             "options.init_cgroup",

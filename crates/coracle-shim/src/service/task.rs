@@ -72,7 +72,7 @@ fn rootfs(request: &api::CreateTaskRequest) -> Result<RootfsSource, Error> {
             lowers,
             upper,
             work,
-            mapped_by: None,
+            mapped: mount.options.iter().any(|option| option == "idmap"),
         }),
         (None, None) => Ok(RootfsSource::View { lowers }),
         _ => Err(Error::field(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use coracle_keeper::Program;
 use coracle_keeper::client::Keeper;
-use coracle_task::{ExecSync, Shim, Shims, ShimsConfig, TaskCreate};
+use coracle_task::{Deadlines, ExecSync, Shim, Shims, ShimsConfig, TaskCreate};
 use coracle_types::{ContainerId, Instance, PodSandboxId};
 use oci_spec::runtime::Process;
 use serde_json::{Value, json};
@@ -66,6 +66,9 @@ impl Rig {
                 executable: env!("CARGO_BIN_EXE_shim-roles").into(),
                 role: vec!["keeper".into()],
             },
+            deadlines: Deadlines::default(),
+            log: "warn".to_owned(),
+            settle: None,
         };
         let shims = Shims::start(config).await.expect("a keeper");
         let pod = PodSandboxId::generate();
@@ -136,6 +139,7 @@ impl Rig {
             bundle,
             lowers: vec![self.path("layer")],
             writable,
+            mapped: false,
             stdin: wish.stdin,
             terminal: wish.terminal,
             log,

@@ -7,5 +7,5 @@ fn main() {
         Some("keeper".as_ref()),
         "the only role"
     );
-    coracle_keeper::run(arguments, coracle_shim::entry)
+    coracle_keeper::run(arguments, |start| coracle_shim::entry(start, |_| {}))
 }

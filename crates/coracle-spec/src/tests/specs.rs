@@ -6,7 +6,7 @@ use coracle_types::{Kind, Kinded};
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::*;
-use crate::{DeclaredVolume, exec_process, raw_environment};
+use crate::{exec_process, raw_environment};
 
 #[test]
 fn an_ordinary_container() {
@@ -125,20 +125,19 @@ fn volumes_of_every_sort() -> Vec<Mount> {
 fn a_container_with_every_sort_of_mount() {
     let mut fixture = Fixture::ordinary();
     fixture.container.mounts = volumes_of_every_sort();
-    fixture
-        .paths
-        .image_mounts
-        .insert("/model".into(), path("/var/lib/coracle/views/1e/models"));
-    fixture.paths.declared_volumes = vec![
-        DeclaredVolume {
-            destination: "/../../var/cache".into(),
-            source: path("/var/lib/coracle/volumes/1"),
-        },
-        DeclaredVolume {
-            destination: "/data".into(),
-            source: path("/var/lib/coracle/volumes/2"),
-        },
-    ];
+    fixture.paths.image_mounts.insert(
+        "/model".into(),
+        vec![
+            path("/var/lib/coracle/layers/da/fs"),
+            path("/var/lib/coracle/layers/db/fs"),
+        ],
+    );
+    for volume in ["/../../var/cache", "/data"] {
+        fixture
+            .image
+            .volumes
+            .insert(volume.into(), serde_json::Value::Null);
+    }
     fixture.container.security.readonly_rootfs = true;
     let spec = fixture.spec().expect("fine");
     assert_eq!(
