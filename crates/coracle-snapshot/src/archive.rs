@@ -120,6 +120,11 @@ impl<'l> Archive<'l> {
         Ok(chunk)
     }
 
+    /// Bytes of the current entry's data that were not taken yet.
+    pub(crate) fn data_left(&self) -> u64 {
+        self.remaining
+    }
+
     /// Reads what follows the archive's end, so that the digest covers the whole stream.
     pub(crate) fn drain(mut self) -> Result<(), ExtractError> {
         while !self.feed.take(usize::MAX)?.is_empty() {}

@@ -17,6 +17,12 @@ pub enum Error {
         /// What was read.
         value: String,
     },
+    /// New layers are to be images, which this node cannot mount.
+    #[error("layers cannot be EROFS images here: {reason}; set image.snapshotter to \"auto\" or \"overlay\"")]
+    NoImages {
+        /// What is missing.
+        reason: String,
+    },
     /// Another process holds the state directory.
     #[error("{} is in use by another process: give each daemon a root directory of its own", root.display())]
     Locked {
@@ -119,7 +125,7 @@ impl Kinded for Error {
         match self {
             Self::MalformedLayerId { .. } | Self::TooManyLayers { .. } => Kind::InvalidArgument,
             Self::LinkTarget { source: None, .. } | Self::AmbiguousLink { .. } => Kind::InvalidArgument,
-            Self::Locked { .. } | Self::LayerInUse { .. } => Kind::FailedPrecondition,
+            Self::Locked { .. } | Self::LayerInUse { .. } | Self::NoImages { .. } => Kind::FailedPrecondition,
             Self::LayerMissing(_) | Self::WritableMissing(_) => Kind::NotFound,
             Self::WritableExists(_) => Kind::AlreadyExists,
             Self::DigestMismatch { .. } => Kind::Unavailable,

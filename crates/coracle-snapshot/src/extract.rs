@@ -1,15 +1,17 @@
 //! Unpacks an archive into a directory: every path by descriptors, nothing outside, nothing half.
 
+mod ahead;
 mod attributes;
 mod directories;
 mod links;
 mod names;
 mod nodes;
 
-pub(crate) use attributes::{Attributes, is_opaque, set_mtime};
+pub(crate) use ahead::{Ahead, Start, TooManyLinks, Way};
+pub(crate) use attributes::{Attributes, OPAQUE, is_opaque, set_mtime};
 #[cfg(test)]
 pub(crate) use directories::Confinement;
-pub(crate) use directories::{Directories, inside, mark_opaque};
+pub(crate) use directories::{Directories, Directory, inside, mark_opaque};
 pub(crate) use names::LayerPath;
 
 use std::borrow::Cow;
@@ -124,54 +126,68 @@ pub(crate) struct Contents {
     pub(crate) opaque_root: bool,
 }
 
-/// Unpacks a stream below `root`, an empty directory. Gives the digest of all of the stream.
-pub(crate) fn extract(
-    root: OwnedFd,
+/// What an archive is unpacked into: what each kind of entry does there. Parents are resolved with the
+/// layer's root as `/` and made where they are missing.
+pub(crate) trait Unpack {
+    /// An entry for the layer's root, a directory.
+    fn root(&mut self, entry: &Entry) -> Result<(), ExtractError>;
+
+    /// `.wh..wh..opq`: nothing of the directory in the layers below is left.
+    fn opaque(&mut self, entry: &Entry, parent: &LayerPath) -> Result<(), ExtractError>;
+
+    /// `.wh.<name>`: the name is gone from the layers below.
+    fn whiteout(&mut self, entry: &Entry, parent: &LayerPath, name: &[u8]) -> Result<(), ExtractError>;
+
+    /// Anything else; a file's data follows in the archive.
+    fn name(
+        &mut self,
+        entry: &Entry,
+        parent: &LayerPath,
+        name: &[u8],
+        archive: &mut Archive<'_>,
+    ) -> Result<(), ExtractError>;
+}
+
+/// Unpacks a stream into something empty. Gives that and the digest of all of the stream.
+pub(crate) fn extract<U: Unpack>(
+    mut into: U,
     stream: impl io::Read + Send,
     limits: &Limits,
-) -> Result<(Extraction, Digest), ExtractError> {
-    let mut extraction = Extraction::new(Directories::new(root, limits));
-    let (extraction, digest) = with_feed(stream, limits.stream_bytes, |feed| {
-        extraction.apply(Archive::new(feed, limits))?;
-        Ok(extraction)
-    })?;
-    Ok((extraction, digest))
+) -> Result<(U, Digest), ExtractError> {
+    with_feed(stream, limits.stream_bytes, |feed| {
+        let mut archive = Archive::new(feed, limits);
+        while let Some(entry) = archive.next_entry()? {
+            apply(&mut into, &entry, &mut archive)?;
+        }
+        archive.drain()?;
+        Ok(into)
+    })
+}
+
+fn apply(into: &mut impl Unpack, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), ExtractError> {
+    match names::target(&entry.path)? {
+        Target::Root if entry.kind != Kind::Directory => Err(ExtractError::refused(
+            &entry.path,
+            "the root of a layer is a directory",
+        )),
+        Target::Root => into.root(entry),
+        Target::Ignored => Ok(()),
+        Target::Opaque { parent } => into.opaque(entry, &parent),
+        Target::Whiteout { .. } if entry.kind == Kind::Directory => {
+            Err(ExtractError::refused(&entry.path, "a whiteout is no directory"))
+        }
+        Target::Whiteout { parent, name } => into.whiteout(entry, &parent, &name),
+        Target::Name { parent, name } => into.name(entry, &parent, &name, archive),
+    }
 }
 
 impl Extraction {
-    pub(crate) fn new(directories: Directories) -> Self {
+    /// Into `root`, an empty directory.
+    pub(crate) fn new(root: OwnedFd, limits: &Limits) -> Self {
         Self {
-            directories,
+            directories: Directories::new(root, limits),
             lower_links: BTreeMap::new(),
             opaque_root: false,
-        }
-    }
-
-    fn apply(&mut self, mut archive: Archive<'_>) -> Result<(), ExtractError> {
-        while let Some(entry) = archive.next_entry()? {
-            self.entry(&entry, &mut archive)?;
-        }
-        archive.drain()
-    }
-
-    fn entry(&mut self, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), ExtractError> {
-        match names::target(&entry.path)? {
-            Target::Root => self.root(entry),
-            Target::Ignored => Ok(()),
-            Target::Opaque { parent } => self.opaque(entry, &parent),
-            Target::Whiteout { parent, name } => self.whiteout(entry, &parent, &name),
-            Target::Name { parent, name } => {
-                let parent = self.directories.ensure(&entry.path, &parent, entry.mtime)?;
-                match &entry.kind {
-                    Kind::Directory => self.directory(entry, &parent, &name),
-                    Kind::HardLink(target) => self.hard_link(entry, &parent, &name, target),
-                    Kind::File | Kind::Sparse { .. } => self.file(entry, &parent, &name, archive),
-                    Kind::Symlink(target) => self.symlink(entry, &parent, &name, target),
-                    Kind::Character { .. } | Kind::Block { .. } | Kind::Fifo => {
-                        self.special(entry, &parent, &name)
-                    }
-                }
-            }
         }
     }
 

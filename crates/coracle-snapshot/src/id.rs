@@ -15,7 +15,7 @@ use crate::error::Error;
 /// them whatever lies below. A layer that cannot be unpacked without the ones below it (a hard link
 /// into a lower layer, a directory that is a symbolic link there) is keyed by its chain ID. A fix-up
 /// layer (see [`Snapshotter::finish_image`](crate::Snapshotter::finish_image)) is keyed by the list of
-/// layers it lies on.
+/// layers it lies on. The files of an artifact lie in one layer that is keyed by the artifact's manifest.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LayerId {
@@ -28,9 +28,15 @@ enum Key {
     Diff,
     Chain,
     FixUp,
+    Artifact,
 }
 
-const KEYS: [(Key, &str); 3] = [(Key::Diff, "diff"), (Key::Chain, "chain"), (Key::FixUp, "fixup")];
+const KEYS: [(Key, &str); 4] = [
+    (Key::Diff, "diff"),
+    (Key::Chain, "chain"),
+    (Key::FixUp, "fixup"),
+    (Key::Artifact, "artifact"),
+];
 
 impl LayerId {
     /// The id of a layer that needs nothing below it.
@@ -48,6 +54,15 @@ impl LayerId {
         Self {
             key: Key::Chain,
             digest: chain_id,
+        }
+    }
+
+    /// The id of the layer that holds an artifact's files.
+    #[must_use]
+    pub fn artifact(manifest: Digest) -> Self {
+        Self {
+            key: Key::Artifact,
+            digest: manifest,
         }
     }
 
@@ -85,6 +100,7 @@ impl LayerId {
             Key::Diff => 'd',
             Key::Chain => 'c',
             Key::FixUp => 'f',
+            Key::Artifact => 'a',
         });
         let (mut bits, mut held) = (0_u32, 0_u32);
         for digit in self.digest.hex().bytes() {
@@ -106,12 +122,22 @@ impl LayerId {
     }
 }
 
+impl LayerId {
+    /// What overlay tells the layer's image from others by.
+    pub(crate) fn uuid(&self) -> [u8; 16] {
+        let mut uuid = [0; 16];
+        uuid.copy_from_slice(&Sha256::digest(self.to_string())[..16]);
+        uuid
+    }
+}
+
 impl fmt::Display for LayerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = match self.key {
             Key::Diff => "diff",
             Key::Chain => "chain",
             Key::FixUp => "fixup",
+            Key::Artifact => "artifact",
         };
         write!(f, "{key}:{}", self.digest)
     }
@@ -168,6 +194,14 @@ pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
         chain.push(next);
     }
     chain
+}
+
+/// A name for what is being made: 128 random bits.
+pub(crate) fn random_name() -> String {
+    let mut bytes = [0_u8; 16];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
+        .expect("getrandom(2) of 16 bytes cannot fail on the supported kernels (>= 5.14)");
+    hex::encode(bytes)
 }
 
 #[cfg(test)]

@@ -7,15 +7,15 @@ mod writable;
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use coracle_types::ContainerId;
+use coracle_types::{ContainerId, Digest};
 
 use crate::error::Error;
 use crate::id::LayerId;
 use crate::limits::Limits;
-use crate::snapshotter::{LayerDescriptor, Prepared, Snapshotter, Usage, Writable};
+use crate::snapshotter::{Capacity, LayerDescriptor, Layers, Prepared, Snapshotter, Usage, Writable};
 use crate::store::{Layer, Store};
 use crate::writer::{LayerWriter, Unpacked};
 
@@ -31,16 +31,17 @@ impl Snapshots {
     /// # Errors
     /// [`Error::Locked`] while another process has it open.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        Self::open_with(root, Limits::default())
+        Self::open_with(root, Limits::default(), Layers::default())
     }
 
-    /// As [`open`](Self::open), with other limits on layers.
+    /// As [`open`](Self::open), with other limits on layers and another form of new ones.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
-    pub fn open_with(root: &Path, limits: Limits) -> Result<Self, Error> {
+    /// As [`open`](Self::open), and [`Error::NoImages`] where images are wanted and this node cannot mount
+    /// them.
+    pub fn open_with(root: &Path, limits: Limits, layers: Layers) -> Result<Self, Error> {
         Ok(Self {
-            store: Arc::new(Store::open(root, limits)?),
+            store: Arc::new(Store::open(root, limits, layers)?),
         })
     }
 
@@ -69,6 +70,25 @@ impl Snapshots {
         })
     }
 
+    /// Asks for an artifact's layer; see [`Snapshotter::prepare_artifact`].
+    ///
+    /// # Errors
+    /// None now; as for [`prepare`](Self::prepare).
+    pub fn prepare_artifact(&self, manifest: &Digest) -> Result<Prepared, Error> {
+        let id = LayerId::artifact(manifest.clone());
+        Ok(match self.store.hold(&id, None) {
+            Some(present) => Prepared::Present(present),
+            None => Prepared::Wanted(LayerWriter::artifact(&self.store, manifest)),
+        })
+    }
+
+    /// What all layers take.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let index = self.store.index();
+        index.layers.values().map(|published| published.usage).sum()
+    }
+
     /// What a layer takes; `None` if it is not here.
     #[must_use]
     pub fn layer_usage(&self, layer: &LayerId) -> Option<Usage> {
@@ -83,6 +103,26 @@ impl Snapshots {
     #[must_use]
     pub fn layers(&self) -> Vec<LayerId> {
         self.store.index().layers.keys().cloned().collect()
+    }
+
+    /// Looks for damage of a layer; see [`Snapshotter::examine`].
+    ///
+    /// # Errors
+    /// When it cannot be looked at, or cannot be taken off.
+    pub fn examine(&self, layer: &LayerId) -> Result<Option<String>, Error> {
+        if !self.has(layer) {
+            return Ok(None);
+        }
+        if self.store.damage(layer)?.is_none() {
+            return Ok(None);
+        }
+        // It may have been removed meanwhile, and pulled again.
+        let damage = self.store.damage(layer)?;
+        if damage.is_none() || !self.has(layer) {
+            return Ok(None);
+        }
+        self.store.take_off(layer)?;
+        Ok(damage)
     }
 
     /// Removes a layer; its bytes are free when this returns. One that is not here is no error.
@@ -107,6 +147,10 @@ impl Snapshotter for Snapshots {
         Self::prepare(self, layer)
     }
 
+    fn prepare_artifact(&self, manifest: &Digest) -> Result<Prepared, Error> {
+        Self::prepare_artifact(self, manifest)
+    }
+
     fn finish_image(&self, layers: Vec<Unpacked>) -> Result<Vec<Layer>, Error> {
         Self::finish_image(self, layers)
     }
@@ -119,6 +163,14 @@ impl Snapshotter for Snapshots {
         Self::view(self, layers)
     }
 
+    fn lowers(&self, layers: &[LayerId]) -> Result<Vec<PathBuf>, Error> {
+        Self::lowers(self, layers)
+    }
+
+    fn keep_for(&self, container: &ContainerId, layers: &[LayerId]) -> Result<(), Error> {
+        Self::keep_for(self, container, layers)
+    }
+
     fn remove_writable(&self, container: &ContainerId) -> Result<(), Error> {
         Self::remove_writable(self, container)
     }
@@ -127,12 +179,28 @@ impl Snapshotter for Snapshots {
         Self::writable_usage(self, container)
     }
 
+    fn capacity(&self) -> Result<Capacity, Error> {
+        Self::capacity(self)
+    }
+
     fn writables(&self) -> Vec<ContainerId> {
         Self::writables(self)
     }
 
     fn layer_usage(&self, layer: &LayerId) -> Option<Usage> {
         Self::layer_usage(self, layer)
+    }
+
+    fn layers(&self) -> Vec<LayerId> {
+        Self::layers(self)
+    }
+
+    fn examine(&self, layer: &LayerId) -> Result<Option<String>, Error> {
+        Self::examine(self, layer)
+    }
+
+    fn usage(&self) -> Usage {
+        Self::usage(self)
     }
 
     fn gc(&self, keep: &HashSet<LayerId>) -> Result<Usage, Error> {

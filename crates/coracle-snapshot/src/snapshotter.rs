@@ -13,6 +13,18 @@ use crate::id::LayerId;
 use crate::store::Layer;
 use crate::writer::{LayerWriter, Unpacked};
 
+/// What new layers become. Those that are there stay what they are, and both can lie in one stack.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Layers {
+    /// Images where this node can mount them, else directories.
+    #[default]
+    Auto,
+    /// A tree of directories and files each.
+    Directories,
+    /// One EROFS image each: needs Linux 6.12 and a file system that can hold images (not tmpfs).
+    Images,
+}
+
 /// A layer of an image, before it is known whether the node has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerDescriptor {
@@ -58,6 +70,19 @@ impl std::iter::Sum for Usage {
     }
 }
 
+/// The file system that writable layers lie on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// All bytes.
+    pub bytes: u64,
+    /// Bytes that may still be written.
+    pub bytes_free: u64,
+    /// All inodes; 0 where they are made as needed.
+    pub inodes: u64,
+    /// Inodes that may still be made.
+    pub inodes_free: u64,
+}
+
 /// What a container's root file system is mounted from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writable {
@@ -75,6 +100,11 @@ pub trait Snapshotter: Send + Sync {
     /// the one that publishes last gets the other's layer.
     fn prepare(&self, layer: &LayerDescriptor) -> Result<Prepared, Error>;
 
+    /// Asks for the layer that holds the files of an artifact, by the digest of its manifest. What its
+    /// writer takes is an archive of those files, whose contents the caller has verified while they passed:
+    /// such an archive has no digest that anybody knows beforehand.
+    fn prepare_artifact(&self, manifest: &Digest) -> Result<Prepared, Error>;
+
     /// Turns an image's unpacked layers, bottom first, into the stack that its containers are mounted
     /// from, bottom first: layers that need the ones below them are finished, and a small fix-up layer is
     /// added where directories that a layer only implied would hide the mode, owner or attributes of the
@@ -89,6 +119,15 @@ pub trait Snapshotter: Send + Sync {
     /// the layers from [`gc`](Self::gc).
     fn view(&self, layers: &[LayerId]) -> Result<OwnedFd, Error>;
 
+    /// What a finished image's layers, bottom first, are mounted from read-only: directories for overlay,
+    /// topmost first, never empty. A single one is the merged tree itself. Whoever hands them on keeps the
+    /// layers by [`keep_for`](Self::keep_for).
+    fn lowers(&self, layers: &[LayerId]) -> Result<Vec<PathBuf>, Error>;
+
+    /// Keeps layers from [`gc`](Self::gc) for a container that has a writable layer, until that is removed,
+    /// also over a restart of the process. Replaces what was kept for it before.
+    fn keep_for(&self, container: &ContainerId, layers: &[LayerId]) -> Result<(), Error>;
+
     /// Removes a container's writable layer; its bytes are free when this returns. Removing one that
     /// does not exist succeeds.
     fn remove_writable(&self, container: &ContainerId) -> Result<(), Error>;
@@ -96,14 +135,28 @@ pub trait Snapshotter: Send + Sync {
     /// What a container's writable layer takes now.
     fn writable_usage(&self, container: &ContainerId) -> Result<Usage, Error>;
 
+    /// The file system that writable layers lie on, as it is now; one system call.
+    fn capacity(&self) -> Result<Capacity, Error>;
+
     /// The containers that have writable layers.
     fn writables(&self) -> Vec<ContainerId>;
 
     /// What a layer takes, as counted when it was unpacked.
     fn layer_usage(&self, layer: &LayerId) -> Option<Usage>;
 
-    /// Removes every layer that is not in `keep`, not held as a [`Layer`] and not below a writable layer;
-    /// their bytes are free when this returns. Tells what was freed.
+    /// All published layers.
+    fn layers(&self) -> Vec<LayerId>;
+
+    /// Looks at every name of a published layer, not at the content of its files. A layer that is not as it
+    /// was published is taken off: it is wanted when it is asked for again, and containers that run on it
+    /// keep what is left of it until they are removed. Gives the damage in words.
+    fn examine(&self, layer: &LayerId) -> Result<Option<String>, Error>;
+
+    /// What all layers take, those counted too that only containers need any more.
+    fn usage(&self) -> Usage;
+
+    /// Removes every layer that is not in `keep`, not held as a [`Layer`], not below a writable layer and
+    /// not kept for a container; their bytes are free when this returns. Tells what was freed.
     fn gc(&self, keep: &HashSet<LayerId>) -> Result<Usage, Error>;
 }
 

@@ -14,6 +14,8 @@ pub(crate) struct Stat {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) links: u32,
+    /// As long as its content is.
+    pub(crate) size: u64,
     pub(crate) bytes: u64,
     pub(crate) mtime: Timespec,
     pub(crate) device: (u32, u32),
@@ -41,6 +43,7 @@ impl Stat {
             uid: stat.stx_uid,
             gid: stat.stx_gid,
             links: stat.stx_nlink,
+            size: stat.stx_size,
             bytes: stat.stx_blocks * 512,
             mtime: Timespec {
                 tv_sec: stat.stx_mtime.tv_sec,

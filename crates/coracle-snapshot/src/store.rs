@@ -1,42 +1,56 @@
 //! The state directory: its lock, its layers, and the way a layer gets from staging to publication.
 
+mod damage;
+mod directories;
+mod mounts;
+mod staging;
+
+pub(crate) use staging::Staging;
+
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
+use coracle_sys::steps::entering;
 use coracle_types::{ContainerId, Digest};
-use rustix::fs::{
-    CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags, fchmod, flock, fsync, mkdirat, openat, renameat,
-    renameat_with,
-};
+use rustix::fs::{Mode, OFlags, openat, renameat};
 use rustix::io::Errno;
 
 use crate::durable::Flusher;
+use crate::erofs;
 use crate::error::Error;
-use crate::extract::Contents;
 use crate::id::LayerId;
 use crate::limits::Limits;
 use crate::record::{self, LayerRecord};
-use crate::snapshotter::Usage;
+use crate::snapshotter::{Layers, Usage};
 use crate::walk;
+use damage::random_as;
+use directories::{lock_alone, names, private_directory};
 
 const LAYERS: &str = "layers";
+/// A layer's image inside its directory.
+pub(crate) const IMAGE: &str = "layer.erofs";
 const STAGING: &str = "staging";
 const WRITABLE: &str = "writable";
 const EMPTY: &str = "empty";
+/// Beginnings of names in staging.
+const GONE: &str = "gone";
 const LOCK: &str = "snapshots.lock";
-/// A layer's tree inside its directory.
+/// A layer's tree inside its directory, or what its image is mounted on.
 pub(crate) const TREE: &str = "fs";
 /// The ids of the layers below a writable layer, inside its directory.
 pub(crate) const LOWERS: &str = "lowers.json";
+/// The ids of the layers that are kept for what is mounted in the container, inside its directory.
+pub(crate) const VOLUMES: &str = "volumes.json";
 
 /// What is remembered of a published layer; its record on disk has the rest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Published {
+    /// One file, to be mounted before its tree is opened.
+    pub(crate) is_image: bool,
     pub(crate) usage: Usage,
     pub(crate) opaque_root: bool,
     /// Shown as it is, without overlay, its tree would show marks of removed files.
@@ -49,6 +63,21 @@ pub(crate) struct Index {
     /// How many [`Layer`]s there are of an id.
     held: HashMap<LayerId, usize>,
     pub(crate) writables: HashMap<ContainerId, Vec<LayerId>>,
+    /// Layers that containers use beside those below their writable layers.
+    pub(crate) volumes: HashMap<ContainerId, Vec<LayerId>>,
+    /// Damaged layers' directories in staging, on which containers still run.
+    worn: Vec<damage::Worn>,
+}
+
+impl Index {
+    /// Containers and the layers that each of them needs.
+    fn users(&self) -> impl Iterator<Item = (&ContainerId, &LayerId)> {
+        let of = |(container, layers)| std::iter::repeat(container).zip::<&Vec<LayerId>>(layers);
+        self.writables
+            .iter()
+            .flat_map(of)
+            .chain(self.volumes.iter().flat_map(of))
+    }
 }
 
 /// The open state directory.
@@ -63,6 +92,18 @@ pub(crate) struct Store {
     /// Taken for each change of what lies in `layers`, before [`Index`].
     publishing: Mutex<()>,
     index: Mutex<Index>,
+    form: Form,
+    /// Layers whose images are mounted. Taken after `index` where both are.
+    mounted: Mutex<HashSet<LayerId>>,
+}
+
+/// What new layers become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Directories and files of the host.
+    Trees,
+    /// One EROFS image each.
+    Images,
 }
 
 /// A published layer. While this lives, [`gc`](crate::Snapshotter::gc) leaves the layer alone.
@@ -116,7 +157,7 @@ impl Drop for Hold {
 }
 
 impl Store {
-    pub(crate) fn open(root: &Path, limits: Limits) -> Result<Self, Error> {
+    pub(crate) fn open(root: &Path, limits: Limits, wanted: Layers) -> Result<Self, Error> {
         let path = |name: &str| root.join(name);
         let private = |name: &str| private_directory(&path(name));
         std::fs::create_dir_all(root).map_err(|source| Error::State {
@@ -129,9 +170,12 @@ impl Store {
         let lock = openat(&root_fd, LOCK, flags, Mode::RUSR | Mode::WUSR)
             .map_err(Error::state("open", path(LOCK)))?;
         lock_alone(&lock, root)?;
+        let staging = private(STAGING)?;
         let store = Self {
+            form: wanted.form(&staging)?,
+            mounted: Mutex::default(),
             layers: private(LAYERS)?,
-            staging: private(STAGING)?,
+            staging,
             writable: private(WRITABLE)?,
             root: root.to_owned(),
             _lock: lock,
@@ -141,12 +185,18 @@ impl Store {
             index: Mutex::default(),
         };
         private(EMPTY)?;
-        store.read_layers()?;
         store.read_writables()?;
+        store.find_worn()?;
+        store.read_layers()?;
         let _sweep = store.clean_staging()?;
         #[cfg(test)]
         _sweep.join().expect("removal does not panic");
         Ok(store)
+    }
+
+    /// What new layers become.
+    pub(crate) fn form(&self) -> Form {
+        self.form
     }
 
     pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
@@ -160,9 +210,24 @@ impl Store {
     /// Takes in what is whole; what is not goes to staging, to be removed: the image's owner finds the
     /// layer missing and pulls it again.
     fn read_layers(&self) -> Result<(), Error> {
+        // Tried once, with the first image: a node may be started on an older kernel.
+        let mut mountable = None;
         for name in names(&self.layers, || self.root.join(LAYERS))? {
-            match self.read_layer(&name) {
+            let found = self.read_layer(&name).and_then(|record| {
+                let usable = record.image.is_none()
+                    || match mountable {
+                        Some(known) => known,
+                        None => *mountable.insert(self.is_mountable(&name)?),
+                    };
+                usable
+                    .then_some(record)
+                    .ok_or_else(|| std::io::Error::other("this node mounts no images any more"))
+            });
+            match found {
                 Ok(record) => {
+                    if record.image.is_some() {
+                        self.find_mount(&record.id)?;
+                    }
                     self.index()
                         .layers
                         .insert(record.id.clone(), Published::of(&record));
@@ -170,23 +235,33 @@ impl Store {
                 Err(error) => {
                     let path = self.root.join(LAYERS).join(&name);
                     tracing::warn!(path = %path.display(), %error, "a broken layer is removed");
-                    renameat(&self.layers, &name, &self.staging, format!("broken-{name}"))
-                        .map_err(Error::state("move away", path))?;
+                    self.set_aside(&mut self.index(), &name)?;
                 }
             }
         }
         Ok(())
     }
 
+    fn is_mountable(&self, name: &str) -> std::io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = open_directory(&self.layers, name)?;
+        Ok(erofs::is_mountable(
+            openat(&directory, IMAGE, flags, Mode::empty())?.as_fd(),
+        ))
+    }
+
     fn read_layer(&self, name: &str) -> std::io::Result<LayerRecord> {
         let directory = open_directory(&self.layers, name)?;
         open_directory(&directory, TREE)?;
         let record = LayerRecord::read(&directory)?;
-        if record.id.directory() == name {
-            Ok(record)
-        } else {
-            Err(std::io::Error::other(format!("its record is of {}", record.id)))
+        if record.id.directory() != name {
+            return Err(std::io::Error::other(format!("its record is of {}", record.id)));
         }
+        if let Some(image) = &record.image {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            erofs::check(&openat(&directory, IMAGE, flags, Mode::empty())?, image)?;
+        }
+        Ok(record)
     }
 
     fn read_writables(&self) -> Result<(), Error> {
@@ -203,6 +278,18 @@ impl Store {
                     tracing::warn!(%container, %error, "what its writable layer lies on is unknown");
                     Vec::new()
                 });
+            let volumes = open_directory(&self.writable, &name)
+                .map_err(std::io::Error::from)
+                .and_then(|directory| record::read(directory, VOLUMES));
+            match volumes {
+                Ok(volumes) => {
+                    self.index().volumes.insert(container.clone(), volumes);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(%container, %error, "what is mounted in it besides is unknown");
+                }
+            }
             self.index().writables.insert(container, lowers);
         }
         Ok(())
@@ -216,7 +303,8 @@ impl Store {
             path: self.root.join(STAGING),
             source,
         };
-        let leftovers = names(&self.staging, || self.root.join(STAGING))?;
+        let mut leftovers = names(&self.staging, || self.root.join(STAGING))?;
+        leftovers.retain(|name| !self.index().worn.iter().any(|worn| worn.name == *name));
         let staging = self.staging.try_clone().map_err(failed)?;
         let sweep = move || {
             for name in leftovers {
@@ -259,12 +347,18 @@ impl Store {
         self.root.join(EMPTY)
     }
 
+    /// The directory of all writable layers.
+    pub(crate) fn writable_root(&self) -> PathBuf {
+        self.root.join(WRITABLE)
+    }
+
     pub(crate) fn writable_path(&self, container: &ContainerId) -> PathBuf {
         self.root.join(WRITABLE).join(container.as_str())
     }
 
     /// The root of a published layer's tree.
     pub(crate) fn open_tree(&self, id: &LayerId) -> Result<OwnedFd, Error> {
+        self.ensure_mounted(id)?;
         open_directory(&self.layers, format!("{}/{TREE}", id.directory()))
             .map_err(Error::state("open", self.layer_path(id)))
     }
@@ -305,7 +399,8 @@ impl Store {
         {
             let _publishing = self.publishing();
             let mut index = self.index();
-            let below: HashSet<&LayerId> = index.writables.values().flatten().collect();
+            doomed.extend(Self::worn_out(&mut index));
+            let below: HashSet<&LayerId> = index.users().map(|(_, layer)| layer).collect();
             let victims: Vec<LayerId> = index
                 .layers
                 .keys()
@@ -335,7 +430,7 @@ impl Store {
                 layer: id.clone(),
                 user,
             };
-            if let Some((container, _)) = index.writables.iter().find(|(_, lowers)| lowers.contains(id)) {
+            if let Some((container, _)) = index.users().find(|(_, layer)| *layer == id) {
                 return Err(in_use(format!("container {container}")));
             }
             if index.held.contains_key(id) {
@@ -348,7 +443,10 @@ impl Store {
 
     /// Takes a layer off the published ones; it is in staging then.
     fn withdraw(&self, index: &mut Index, id: &LayerId) -> Result<(LayerId, String), Error> {
-        let name = format!("gone-{}", random_name());
+        let is_image = index.layers.get(id).is_some_and(|layer| layer.is_image);
+        self.unmount(id, is_image)?;
+        let name = random_as(GONE);
+        entering("layer.withdraw");
         renameat(&self.layers, id.directory(), &self.staging, &name)
             .map_err(Error::state("move away", self.layer_path(id)))?;
         index.layers.remove(id);
@@ -359,6 +457,8 @@ impl Store {
     fn remove_withdrawn(&self, doomed: Vec<(LayerId, String)>) -> Result<Usage, Error> {
         let (mut freed, mut failure) = (Usage::default(), None);
         for (id, name) in doomed {
+            entering("layer.remove");
+            self.empty_image(&name);
             match walk::remove(self.staging.as_fd(), OsStr::new(&name)) {
                 Ok((all, _)) => freed = freed + all,
                 Err(error) => {
@@ -387,7 +487,11 @@ impl Store {
             }
             Err(errno) => return Err(failed(errno)),
         }
-        self.index().writables.remove(container);
+        {
+            let mut index = self.index();
+            index.writables.remove(container);
+            index.volumes.remove(container);
+        }
         self.remove_staged(container, &name)
     }
 
@@ -405,6 +509,7 @@ impl Store {
 impl Published {
     fn of(record: &LayerRecord) -> Self {
         Self {
+            is_image: record.image.is_some(),
             usage: record.contents.usage,
             opaque_root: record.contents.opaque_root,
             has_whiteouts: !record.contents.whiteouts.is_empty(),
@@ -412,182 +517,7 @@ impl Published {
     }
 }
 
-/// A directory in staging; it goes with this value unless it is published.
-pub(crate) struct Staging {
-    store: Arc<Store>,
-    name: String,
-    directory: OwnedFd,
-}
-
-impl Staging {
-    pub(crate) fn make(store: &Arc<Store>) -> Result<Self, Error> {
-        let name = random_name();
-        let failed = |errno| Error::state("make", store.root.join(STAGING).join(&name))(errno);
-        mkdirat(&store.staging, &name, Mode::RWXU).map_err(failed)?;
-        let directory = open_directory(&store.staging, &name).map_err(failed)?;
-        Ok(Self {
-            store: Arc::clone(store),
-            name,
-            directory,
-        })
-    }
-
-    pub(crate) fn path(&self) -> PathBuf {
-        self.store.root.join(STAGING).join(&self.name)
-    }
-
-    pub(crate) fn directory(&self) -> &OwnedFd {
-        &self.directory
-    }
-
-    /// Makes the tree's root and opens it.
-    pub(crate) fn make_tree(&self) -> Result<OwnedFd, Error> {
-        self.make_directory(TREE, 0o755)
-    }
-
-    /// Makes a directory with exactly this mode.
-    pub(crate) fn make_directory(&self, name: &str, mode: u32) -> Result<OwnedFd, Error> {
-        let failed = |errno| Error::state("make", self.path().join(name))(errno);
-        let mode = Mode::from_raw_mode(mode);
-        mkdirat(&self.directory, name, mode).map_err(failed)?;
-        let made = open_directory(&self.directory, name).map_err(failed)?;
-        fchmod(&made, mode).map_err(failed)?;
-        Ok(made)
-    }
-
-    /// Writes the record, writes all out, and makes the layer visible by one rename. Gives the layer that
-    /// is there if another was faster.
-    pub(crate) fn publish(
-        mut self,
-        id: LayerId,
-        chain_id: Option<&Digest>,
-        contents: Contents,
-    ) -> Result<Layer, Error> {
-        let record = LayerRecord::new(id, contents);
-        let id = &record.id;
-        let path = self.store.layer_path(id);
-        record.write(&self.directory).map_err(|source| Error::State {
-            action: "write the record of",
-            path: path.clone(),
-            source,
-        })?;
-        self.store
-            .flusher
-            .flush(&self.directory)
-            .map_err(Error::state("write out", &path))?;
-
-        let store = Arc::clone(&self.store);
-        let publishing = store.publishing();
-        if let Some(there) = store.hold(id, chain_id) {
-            return Ok(there);
-        }
-        let name = id.directory();
-        renameat_with(
-            &store.staging,
-            &self.name,
-            &store.layers,
-            &name,
-            RenameFlags::NOREPLACE,
-        )
-        .map_err(Error::state("publish", &path))?;
-        if let Err(errno) = fsync(&store.layers) {
-            if renameat(&store.layers, &name, &store.staging, &self.name).is_err() {
-                self.name.clear();
-            }
-            return Err(Error::state("publish", &path)(errno));
-        }
-        self.name.clear();
-        store.index().layers.insert(id.clone(), Published::of(&record));
-        let layer = store.hold(id, chain_id);
-        drop(publishing);
-        // Nobody can have collected it: that takes the lock that was just given back.
-        layer.ok_or_else(|| Error::LayerMissing(record.id.clone()))
-    }
-
-    /// Makes this a container's writable layer by one rename; false if it has one already.
-    pub(crate) fn become_writable(mut self, container: &ContainerId) -> Result<bool, Error> {
-        let store = Arc::clone(&self.store);
-        let flags = RenameFlags::NOREPLACE;
-        match renameat_with(
-            &store.staging,
-            &self.name,
-            &store.writable,
-            container.as_str(),
-            flags,
-        ) {
-            Ok(()) => {
-                self.name.clear();
-                Ok(true)
-            }
-            Err(Errno::EXIST) => Ok(false),
-            Err(errno) => Err(Error::state("make", store.writable_path(container))(errno)),
-        }
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if self.name.is_empty() {
-            return;
-        }
-        if let Err(error) = walk::remove(self.store.staging.as_fd(), OsStr::new(&self.name)) {
-            let error = std::io::Error::from(error);
-            tracing::warn!(path = %self.path().display(), %error, "a leftover stays until the next start");
-        }
-    }
-}
-
-/// Takes the lock. A process that another one is just forking holds its locks until it executes its program,
-/// and a daemon that is going holds them until it is gone: both are waited for, for a moment.
-fn lock_alone(lock: &OwnedFd, root: &Path) -> Result<(), Error> {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    loop {
-        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
-            Err(Errno::WOULDBLOCK) => {
-                return Err(Error::Locked {
-                    root: root.to_owned(),
-                });
-            }
-            other => return other.map_err(Error::state("lock", root.join(LOCK))),
-        }
-    }
-}
-
-/// Opens a directory that only its owner may enter, made if missing.
-fn private_directory(path: &Path) -> Result<OwnedFd, Error> {
-    match mkdirat(CWD, path, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(Error::state("make", path)(errno)),
-    }
-    let directory = open_directory(CWD, path).map_err(Error::state("open", path))?;
-    fchmod(&directory, Mode::RWXU).map_err(Error::state("make private", path))?;
-    Ok(directory)
-}
-
 pub(crate) fn open_directory(parent: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(parent, name, flags, Mode::empty())
-}
-
-/// Names in a directory of ours; all are ASCII, others are left alone.
-fn names(directory: &OwnedFd, path: impl Fn() -> PathBuf) -> Result<Vec<String>, Error> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory).map_err(|errno| Error::state("list", path())(errno))? {
-        let entry = entry.map_err(|errno| Error::state("list", path())(errno))?;
-        match entry.file_name().to_str() {
-            Ok("." | "..") => {}
-            Ok(name) => names.push(name.to_owned()),
-            Err(_) => {}
-        }
-    }
-    Ok(names)
-}
-
-/// 128 random bits.
-fn random_name() -> String {
-    let mut bytes = [0_u8; 16];
-    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
-        .expect("getrandom(2) of 16 bytes cannot fail on the supported kernels (>= 5.14)");
-    hex::encode(bytes)
 }

@@ -1,7 +1,10 @@
-//! Walks trees by descriptors without recursion: to remove them and to count what they take.
+//! Walks trees by descriptors without recursion: to remove them, to count what they take, and to see whether
+//! they were changed.
 //!
 //! Never follows a symbolic link, never enters another mount, opens at most [`MOST_OPEN`] directories at
 //! once however deep the tree is.
+
+mod fingerprint;
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -18,6 +21,8 @@ use rustix::io::Errno;
 use crate::extract::inside;
 use crate::snapshotter::Usage;
 use crate::stat::Stat;
+
+pub(crate) use fingerprint::{Fingerprint, fingerprint};
 
 const MOST_OPEN: usize = 64;
 const OPEN: OFlags = OFlags::RDONLY
@@ -60,7 +65,7 @@ struct Frame {
 /// What is done on a walk.
 trait Visit {
     /// A directory was opened and nothing of it was read yet.
-    fn enter(&mut self, directory: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno>;
+    fn enter(&mut self, directory: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Result<(), Errno>;
     /// A name that is no directory.
     fn other(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno>;
     /// All below `name` was visited.
@@ -139,7 +144,7 @@ fn open_frame(parent: BorrowedFd<'_>, name: CString, visit: &mut impl Visit) -> 
             other => other?,
         };
         let stat = Stat::of(&fd)?;
-        visit.enter(fd.as_fd(), &stat)?;
+        visit.enter(fd.as_fd(), &name, &stat)?;
         let ahead = read(&fd, visit)?;
         Ok((fd, stat.identity, ahead))
     };
@@ -207,7 +212,7 @@ struct Remover {
 }
 
 impl Visit for Remover {
-    fn enter(&mut self, directory: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
+    fn enter(&mut self, directory: BorrowedFd<'_>, _: &CStr, stat: &Stat) -> Result<(), Errno> {
         let usage = Usage {
             bytes: stat.bytes,
             inodes: 1,
@@ -299,7 +304,7 @@ struct Counter {
 }
 
 impl Visit for Counter {
-    fn enter(&mut self, _: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
+    fn enter(&mut self, _: BorrowedFd<'_>, _: &CStr, stat: &Stat) -> Result<(), Errno> {
         self.usage = self.usage
             + Usage {
                 bytes: stat.bytes,

@@ -1,4 +1,4 @@
-//! Carries a stream to the extractor in buffers while a thread of its own reads and hashes ahead.
+//! Carries a stream to the extractor in buffers while one thread reads ahead and another one hashes.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 use crate::extract::ExtractError;
 
 const BUFFER: usize = 256 << 10;
-/// Enough that reader and extractor seldom wait for each other; with [`BUFFER`], 1 MiB a layer.
-const BUFFERS: usize = 4;
+/// Enough that reader, hasher and extractor seldom wait for each other; with [`BUFFER`], 1.5 MiB a layer.
+const BUFFERS: usize = 6;
 
 type Buffer = Vec<u8>;
 
@@ -57,6 +57,7 @@ pub(crate) fn with_feed<T>(
 ) -> Result<(T, Digest), ExtractError> {
     thread::scope(|scope| {
         let (full, filled) = sync_channel(BUFFERS);
+        let (hashed, ready) = sync_channel(BUFFERS);
         // One more than circulate: giving one back never blocks.
         let (give_back, empty) = sync_channel(BUFFERS + 1);
         for _ in 1..BUFFERS {
@@ -67,8 +68,12 @@ pub(crate) fn with_feed<T>(
             .name("layer-reader".into())
             .spawn_scoped(scope, move || read_ahead(&mut stream, limit, &full, &empty))
             .map_err(ExtractError::Read)?;
+        let hasher = thread::Builder::new()
+            .name("layer-digest".into())
+            .spawn_scoped(scope, move || hash(&filled, &hashed))
+            .map_err(ExtractError::Read)?;
         let feed = Feed {
-            full: filled,
+            full: ready,
             empty: give_back,
             buffer: Vec::new(),
             at: 0,
@@ -76,9 +81,10 @@ pub(crate) fn with_feed<T>(
         };
         let result = consume(feed);
         // Joined in any case: the scope would pass a panic on.
-        let digest = reader.join();
-        let digest =
-            digest.map_err(|_| ExtractError::Read(io::Error::other("the stream's reader panicked")))?;
+        let panicked = |_| ExtractError::Read(io::Error::other("the stream's reader panicked"));
+        let (read, digest) = (reader.join(), hasher.join());
+        read.map_err(panicked)?;
+        let digest = digest.map_err(panicked)?;
         Ok((result?, digest))
     })
 }
@@ -88,8 +94,7 @@ fn read_ahead(
     limit: u64,
     full: &SyncSender<Result<Buffer, ExtractError>>,
     empty: &Receiver<Buffer>,
-) -> Digest {
-    let mut hasher = Sha256::new();
+) {
     let mut total = 0_u64;
     while let Ok(mut buffer) = empty.recv() {
         buffer.resize(BUFFER, 0);
@@ -102,7 +107,6 @@ fn read_ahead(
                 if total > limit {
                     Err(ExtractError::limit(b"", "bytes in the archive", limit))
                 } else {
-                    hasher.update(&buffer);
                     Ok(buffer)
                 }
             }
@@ -110,6 +114,22 @@ fn read_ahead(
         };
         let failed = sent.is_err();
         if full.send(sent).is_err() || failed {
+            break;
+        }
+    }
+}
+
+/// Passes everything on; gives the digest of all.
+fn hash(
+    filled: &Receiver<Result<Buffer, ExtractError>>,
+    hashed: &SyncSender<Result<Buffer, ExtractError>>,
+) -> Digest {
+    let mut hasher = Sha256::new();
+    for next in filled {
+        if let Ok(buffer) = &next {
+            hasher.update(buffer);
+        }
+        if hashed.send(next).is_err() {
             break;
         }
     }

@@ -15,7 +15,7 @@ use crate::archive::Entry;
 use crate::stat::Stat;
 
 /// Overlay's mark on a directory that hides the same directory below.
-pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// The ACL that files made in a directory get.
 pub(super) const DEFAULT_ACL: &str = "system.posix_acl_default";
@@ -46,6 +46,19 @@ impl Attributes {
             uid: stat.uid,
             gid: stat.gid,
             xattrs,
+        })
+    }
+
+    /// Of an entry: those that are to be set; ones that overlay would obey are an error.
+    pub(crate) fn of_entry(entry: &Entry) -> Result<Self, ExtractError> {
+        let xattrs = wanted(entry)?;
+        Ok(Self {
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            xattrs: xattrs
+                .map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()))
+                .collect(),
         })
     }
 

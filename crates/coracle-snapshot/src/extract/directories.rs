@@ -20,7 +20,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::attributes::{DEFAULT_ACL, OPAQUE, set_mtime};
-use super::{Contents, ExtractError, LayerPath};
+use super::{Ahead, Contents, ExtractError, LayerPath, Start, TooManyLinks, Way};
 use crate::limits::Limits;
 use crate::snapshotter::Usage;
 use crate::stat::Stat;
@@ -28,8 +28,6 @@ use crate::walk;
 
 /// Archives come directory by directory, so few parents are in use at a time.
 const CACHED: usize = 16;
-/// As many links as Linux follows in one path.
-const MOST_LINKS: usize = 40;
 const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
@@ -176,21 +174,16 @@ impl Directories {
         path: &LayerPath,
         mtime: Timespec,
     ) -> Result<Arc<Directory>, ExtractError> {
-        let mut ahead: VecDeque<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
+        let mut ahead = Ahead::of(path);
         let mut trail = vec![self.root()];
-        let mut links = 0;
-        while let Some(name) = ahead.pop_front() {
+        while let Some(step) = ahead.next() {
             let here = Arc::clone(trail.last().expect("the root is never taken off"));
-            match &name[..] {
-                b"" | b"." => continue,
-                b".." => {
-                    if trail.len() > 1 {
-                        trail.pop();
-                    }
-                    continue;
+            let Way::Into(name) = step else {
+                if trail.len() > 1 {
+                    trail.pop();
                 }
-                _ => {}
-            }
+                continue;
+            };
             match self.child(&here, &name) {
                 Ok(fd) => trail.push(Arc::new(Directory {
                     fd,
@@ -201,20 +194,13 @@ impl Directories {
                     let found = Stat::at(&here.fd, OsStr::from_bytes(&name))
                         .map_err(ExtractError::io(entry, "look at its parent directory"))?;
                     if found.kind.is_symlink() {
-                        links += 1;
-                        if links > MOST_LINKS {
-                            return Err(ExtractError::refused(
-                                entry,
-                                "its path has too many symbolic links",
-                            ));
-                        }
                         let target = readlinkat(&here.fd, OsStr::from_bytes(&name), Vec::new())
                             .map_err(ExtractError::io(entry, "read a symbolic link of its path"))?;
-                        if target.as_bytes().starts_with(b"/") {
+                        let start = ahead.follow(target.as_bytes()).map_err(|TooManyLinks| {
+                            ExtractError::refused(entry, "its path has too many symbolic links")
+                        })?;
+                        if start == Start::Root {
                             trail.truncate(1);
-                        }
-                        for part in target.as_bytes().rsplit(|byte| *byte == b'/') {
-                            ahead.push_front(part.to_vec());
                         }
                     } else if found.is_whiteout() {
                         self.clear(entry, &here, &name)?;

@@ -79,6 +79,11 @@ impl LayerPath {
         Self(bound)
     }
 
+    /// Whether the path lies inside of another one.
+    pub(crate) fn is_below(&self, other: &Self) -> bool {
+        !self.is_root() && self.0.starts_with(&other.below().0)
+    }
+
     /// The directory and the last name; `None` for the root.
     pub(crate) fn split(&self) -> Option<(LayerPath, &[u8])> {
         if self.0.is_empty() {
@@ -144,7 +149,7 @@ impl TryFrom<String> for LayerPath {
 
 /// What an entry's path is about.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// The layer's root directory.
     Root,
     /// A file to make.

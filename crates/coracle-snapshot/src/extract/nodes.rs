@@ -15,22 +15,58 @@ use super::attributes::{
     DEFAULT_ACL, apply, by_descriptor, clear_xattrs, set_mtime, times, unless_unsupported, wanted,
 };
 use super::directories::{Directory, keys_within, set_opaque};
-use super::{ExtractError, Extraction, LayerPath, is_opaque};
+use super::{ExtractError, Extraction, LayerPath, Unpack, is_opaque};
 use crate::archive::{Archive, Entry, Kind, Segment};
 use crate::stat::Stat;
 
-impl Extraction {
-    pub(super) fn root(&mut self, entry: &Entry) -> Result<(), ExtractError> {
-        if entry.kind != Kind::Directory {
-            return Err(ExtractError::refused(
-                &entry.path,
-                "the root of a layer is a directory",
-            ));
-        }
+impl Unpack for Extraction {
+    fn root(&mut self, entry: &Entry) -> Result<(), ExtractError> {
         let root = self.directories.root();
         self.describe(entry, &root, true)
     }
 
+    fn opaque(&mut self, entry: &Entry, parent: &LayerPath) -> Result<(), ExtractError> {
+        let directory = self.directories.ensure(&entry.path, parent, entry.mtime)?;
+        if directory.path.is_root() {
+            // Overlay merges the roots of all layers unasked: the stack is cut above instead.
+            self.opaque_root = true;
+            return Ok(());
+        }
+        let opaque = is_opaque(&directory.fd).map_err(ExtractError::io(
+            &entry.path,
+            "look whether a directory is opaque",
+        ))?;
+        if !opaque {
+            set_opaque(&entry.path, &directory.fd)?;
+            self.directories.is_emptied(&directory.path, true);
+        }
+        Ok(())
+    }
+
+    fn whiteout(&mut self, entry: &Entry, parent: &LayerPath, name: &[u8]) -> Result<(), ExtractError> {
+        let parent = self.directories.ensure(&entry.path, parent, entry.mtime)?;
+        self.mark_removed(entry, &parent, name)
+    }
+
+    fn name(
+        &mut self,
+        entry: &Entry,
+        parent: &LayerPath,
+        name: &[u8],
+        archive: &mut Archive<'_>,
+    ) -> Result<(), ExtractError> {
+        let parent = self.directories.ensure(&entry.path, parent, entry.mtime)?;
+        match &entry.kind {
+            Kind::Directory => self.directory(entry, &parent, name),
+            Kind::HardLink(target) => self.hard_link(entry, &parent, name, target),
+            Kind::File | Kind::Sparse { .. } => self.file(entry, &parent, name, archive),
+            Kind::Symlink(target) => self.symlink(entry, &parent, name, target),
+            Kind::Character { .. } | Kind::Block { .. } | Kind::Fifo => self.special(entry, &parent, name),
+        }
+    }
+}
+
+impl Extraction {
     pub(super) fn directory(
         &mut self,
         entry: &Entry,
@@ -237,19 +273,6 @@ impl Extraction {
         Ok(())
     }
 
-    pub(super) fn whiteout(
-        &mut self,
-        entry: &Entry,
-        parent: &LayerPath,
-        name: &[u8],
-    ) -> Result<(), ExtractError> {
-        if entry.kind == Kind::Directory {
-            return Err(ExtractError::refused(&entry.path, "a whiteout is no directory"));
-        }
-        let parent = self.directories.ensure(&entry.path, parent, entry.mtime)?;
-        self.mark_removed(entry, &parent, name)
-    }
-
     /// Hides a name of the lower layers. What this layer itself has there stays: a whiteout is about the
     /// layers below, whatever the order of entries.
     fn mark_removed(&mut self, entry: &Entry, parent: &Directory, name: &[u8]) -> Result<(), ExtractError> {
@@ -274,24 +297,6 @@ impl Extraction {
         .map_err(ExtractError::io(&entry.path, "make the whiteout"))?;
         self.directories.usage.inodes += 1;
         self.directories.has_whiteout(&parent.path);
-        Ok(())
-    }
-
-    pub(super) fn opaque(&mut self, entry: &Entry, parent: &LayerPath) -> Result<(), ExtractError> {
-        let directory = self.directories.ensure(&entry.path, parent, entry.mtime)?;
-        if directory.path.is_root() {
-            // Overlay merges the roots of all layers unasked: the stack is cut above instead.
-            self.opaque_root = true;
-            return Ok(());
-        }
-        let opaque = is_opaque(&directory.fd).map_err(ExtractError::io(
-            &entry.path,
-            "look whether a directory is opaque",
-        ))?;
-        if !opaque {
-            set_opaque(&entry.path, &directory.fd)?;
-            self.directories.is_emptied(&directory.path, true);
-        }
         Ok(())
     }
 

@@ -6,8 +6,8 @@ mod hostile;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use super::{Confinement, Contents, Directories, ExtractError, Extraction};
-use crate::archive::{Archive, with_feed};
+use super::{Confinement, Contents, ExtractError, Extraction, extract};
+use crate::erofs::Image;
 use crate::limits::Limits;
 use crate::testing::{Item, archive, fast_directory};
 
@@ -23,14 +23,41 @@ fn unpack_with(
     confinement: Confinement,
 ) -> Result<Contents, ExtractError> {
     let root: OwnedFd = std::fs::File::open(root).expect("made by the test").into();
-    let mut directories = Directories::new(root, limits);
-    directories.confinement = confinement;
-    let mut extraction = Extraction::new(directories);
-    with_feed(bytes, limits.stream_bytes, |feed| {
-        extraction.apply(Archive::new(feed, limits))?;
-        extraction.finish()
-    })
-    .map(|(contents, _)| contents)
+    let mut extraction = Extraction::new(root, limits);
+    extraction.directories.confinement = confinement;
+    let result = extract(extraction, bytes, limits).and_then(|(extraction, _)| extraction.finish());
+    if confinement == Confinement::InRoot {
+        assert_alike(&result, &image_of(bytes, limits).map(|(contents, _)| contents));
+    }
+    result
+}
+
+/// An image that goes when it is closed.
+fn image(limits: &Limits) -> Image {
+    Image::new(tempfile::tempfile().expect("writable").into(), limits)
+}
+
+/// The same archive as an image.
+fn image_of(bytes: &[u8], limits: &Limits) -> Result<(Contents, tempfile::NamedTempFile), ExtractError> {
+    let file = tempfile::NamedTempFile::new().expect("writable");
+    let image = Image::new(file.as_file().try_clone().expect("ours").into(), limits);
+    let (image, _) = extract(image, bytes, limits)?;
+    Ok((image.finish([7; 16])?.contents, file))
+}
+
+/// Both forms take and refuse the same, in the same words; but what the host's file system refuses by itself.
+fn assert_alike(tree: &Result<Contents, ExtractError>, image: &Result<Contents, ExtractError>) {
+    match (tree, image) {
+        (Ok(tree), Ok(image)) => {
+            assert_eq!(tree.implied, image.implied);
+            assert_eq!(tree.emptied, image.emptied);
+            assert_eq!(tree.whiteouts, image.whiteouts);
+            assert_eq!(tree.opaque_root, image.opaque_root);
+        }
+        (Err(ExtractError::Io { .. }), _) => {}
+        (Err(tree), Err(image)) => assert_eq!(tree.to_string(), image.to_string()),
+        _ => panic!("unpacked {tree:?}, as an image {image:?}"),
+    }
 }
 
 fn unpack_items(items: &[Item]) -> (tempfile::TempDir, Result<Contents, ExtractError>) {

@@ -9,14 +9,15 @@ use rustix::io::Errno;
 
 use super::Snapshots;
 use super::relocate;
+use crate::erofs::Image;
 use crate::error::Error;
-use crate::extract::{Attributes, Contents, LayerPath, set_mtime};
+use crate::extract::{Attributes, Contents, ExtractError, LayerPath, set_mtime};
 use crate::id::LayerId;
 use crate::merged::Merged;
-use crate::record::LayerRecord;
+use crate::record::{LayerRecord, Made};
 use crate::snapshotter::Usage;
 use crate::stat::Stat;
-use crate::store::{Layer, Staging};
+use crate::store::{Form, Layer, Staging};
 use crate::writer::Unpacked;
 
 /// Overlay stacks 500 (OVL_MAX_STACK); one is left for a fix-up layer.
@@ -65,22 +66,27 @@ impl Snapshots {
                 };
                 match moved {
                     None => Ok(layer),
-                    Some((staging, contents)) => {
-                        staging.publish(LayerId::chain(chain_id.clone()), Some(chain_id), contents)
+                    Some((staging, made)) => {
+                        staging.publish(LayerId::chain(chain_id.clone()), Some(chain_id), made)
                     }
                 }
             }
             Unpacked::NeedsLowers(pending) => {
                 let mut lowers = Merged::new(self.roots(below)?);
-                let (staging, contents, descriptor) = pending.complete(&mut lowers)?;
+                let (staging, made, descriptor) = pending.complete(&mut lowers)?;
                 let id = LayerId::chain(descriptor.chain_id.clone());
-                let record = LayerRecord::new(id.clone(), contents);
-                let tree = crate::store::open_directory(staging.directory(), crate::store::TREE)
-                    .map_err(Error::state("open", staging.path()))?;
+                let tree = staging.open_tree(&made)?;
+                let record = LayerRecord::new(id.clone(), made);
                 let roots = || self.roots(below);
                 match relocate::relocate(&self.store, &descriptor.diff_id, tree, &record, roots)? {
-                    Some((moved, contents)) => moved.publish(id, Some(&descriptor.chain_id), contents),
-                    None => staging.publish(id, Some(&descriptor.chain_id), record.contents),
+                    Some((moved, made)) => moved.publish(id, Some(&descriptor.chain_id), made),
+                    None => {
+                        let made = Made {
+                            contents: record.contents,
+                            image: record.image,
+                        };
+                        staging.publish(id, Some(&descriptor.chain_id), made)
+                    }
                 }
             }
         }
@@ -116,13 +122,25 @@ impl Snapshots {
             return Ok(None);
         }
         let staging = Staging::make(&self.store)?;
-        let tree = staging.make_tree()?;
-        let usage = write(&tree, &fixes).map_err(Error::state("make", path()))?;
-        let contents = Contents {
-            usage,
-            ..Contents::default()
+        let made = match self.store.form() {
+            Form::Trees => {
+                let tree = staging.make_tree()?;
+                let usage = write(&tree, &fixes).map_err(Error::state("make", path()))?;
+                Made::from(Contents {
+                    usage,
+                    ..Contents::default()
+                })
+            }
+            Form::Images => {
+                let image = Image::new(staging.make_image()?, &self.store.limits);
+                write_image(image, &id, fixes).map_err(|source| Error::State {
+                    action: "make",
+                    path: path(),
+                    source: std::io::Error::other(source),
+                })?
+            }
         };
-        staging.publish(id, None, contents).map(Some)
+        staging.publish(id, None, made).map(Some)
     }
 }
 
@@ -200,6 +218,14 @@ fn find(merged: Merged, records: &[LayerRecord]) -> rustix::io::Result<Fixes> {
         }
     }
     Ok(fixes)
+}
+
+fn write_image(mut image: Image, id: &LayerId, fixes: Fixes) -> Result<Made, ExtractError> {
+    for (path, (attributes, mtime)) in fixes {
+        let directory = image.ensure(path.bytes(), &path, mtime)?;
+        image.describe(path.bytes(), directory, attributes, mtime)?;
+    }
+    image.finish(id.uuid())
 }
 
 fn write(tree: &OwnedFd, fixes: &Fixes) -> rustix::io::Result<Usage> {

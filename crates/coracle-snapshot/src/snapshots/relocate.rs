@@ -3,9 +3,9 @@
 //! A layer with `lib/x` and no entry for `lib`, on a layer where `lib` leads to `usr/lib`, means
 //! `usr/lib/x`: applied in order, its file goes through the link. Unpacked alone it has a directory `lib`,
 //! which would hide the link and with it the whole system's libraries. Its files move to where they were
-//! meant, as further names of the same inodes, in a layer keyed by chain ID.
+//! meant, in a layer keyed by chain ID: as further names of the same inodes, or copied to another image.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -15,15 +15,16 @@ use coracle_types::Digest;
 use rustix::fs::{AtFlags, Dir, linkat, readlinkat};
 use rustix::io::Errno;
 
+use crate::erofs::Image;
 use crate::error::Error;
-use crate::extract::{Attributes, Contents, Directories, ExtractError, LayerPath, is_opaque, mark_opaque};
+use crate::extract::{
+    Ahead, Attributes, Directories, Directory, ExtractError, LayerPath, Start, TooManyLinks, Way, is_opaque,
+    mark_opaque,
+};
 use crate::merged::Merged;
-use crate::record::LayerRecord;
+use crate::record::{LayerRecord, Made};
 use crate::stat::Stat;
 use crate::store::{Staging, Store, open_directory};
-
-/// As many links as Linux follows in one path.
-const MOST_LINKS: usize = 40;
 
 /// Gives the new layout, or nothing if the layer can stay as it is. `lowers` opens the layers below.
 pub(super) fn relocate(
@@ -32,7 +33,7 @@ pub(super) fn relocate(
     tree: OwnedFd,
     record: &LayerRecord,
     lowers: impl Fn() -> Result<Vec<OwnedFd>, Error>,
-) -> Result<Option<(Staging, Contents)>, Error> {
+) -> Result<Option<(Staging, Made)>, Error> {
     let path = || store.layer_path(&record.id);
     let mut with_layer = vec![tree.try_clone().map_err(|source| Error::State {
         action: "open",
@@ -46,21 +47,31 @@ pub(super) fn relocate(
         return Ok(None);
     }
     let staging = Staging::make(store)?;
-    let root = staging.make_tree()?;
+    let out = match record.image {
+        None => Out::Tree(Directories::new(staging.make_tree()?, &store.limits)),
+        Some(_) => Out::Image {
+            image: Box::new(Image::new(staging.make_image()?, &store.limits)),
+            copied: HashMap::new(),
+        },
+    };
     let mut moving = Moving {
         diff_id,
         tree,
         lowers: Merged::new(lowers()?),
         implied: record.contents.implied.iter().collect(),
         emptied: record.contents.emptied.iter().collect(),
-        out: Directories::new(root, &store.limits),
+        out,
     };
     moving.run()?;
-    let contents = moving.out.finish().map_err(|source| Error::Extract {
+    let made = match moving.out {
+        Out::Tree(directories) => directories.finish().map(Made::from),
+        Out::Image { image, .. } => image.finish(record.id.uuid()),
+    };
+    let made = made.map_err(|source| Error::Extract {
         diff_id: diff_id.clone(),
         source,
     })?;
-    Ok(Some((staging, contents)))
+    Ok(Some((staging, made)))
 }
 
 /// Whether a lower layer shows a symbolic link where the layer implies a directory.
@@ -90,7 +101,7 @@ struct Moving<'r> {
     lowers: Merged,
     implied: HashSet<&'r LayerPath>,
     emptied: HashSet<&'r LayerPath>,
-    out: Directories,
+    out: Out,
 }
 
 /// A directory of the layer and where it goes.
@@ -139,7 +150,7 @@ impl Moving<'_> {
         if implied && !opaque && !step.alone && self.is_link_below(&to)? {
             to = self.resolve(&to)?;
         }
-        let out = self
+        let place = self
             .out
             .ensure(step.from.bytes(), &to, stat.mtime)
             .map_err(|error| match error {
@@ -147,20 +158,16 @@ impl Moving<'_> {
                 ExtractError::Refused { .. } => Failure::Ambiguous(step.from.clone()),
                 other => Failure::Extract(other),
             })?;
-        if out.path != to {
+        if self.out.path(&place) != to {
             return Err(Failure::Ambiguous(step.from));
         }
         if !implied {
-            let mut attributes = Attributes::read(&from)?;
-            let default_acl = attributes.take_default_acl();
-            attributes.write(&out.fd)?;
+            let attributes = Attributes::read(&from)?;
             self.out
-                .described(step.from.bytes(), &to, stat.mtime, default_acl)
-                .map_err(Failure::Extract)?;
+                .describe(step.from.bytes(), &place, attributes, stat.mtime)?;
         }
         if opaque {
-            mark_opaque(&out.fd)?;
-            self.out.is_emptied(&to, self.emptied.contains(&step.from));
+            self.out.mark_opaque(&place, self.emptied.contains(&step.from))?;
         }
         for entry in Dir::read_from(&from)? {
             let entry = entry?;
@@ -177,15 +184,9 @@ impl Moving<'_> {
                 });
                 continue;
             }
-            let os_name = OsStr::from_bytes(name);
-            match linkat(&from, os_name, &out.fd, os_name, AtFlags::empty()) {
-                Err(Errno::EXIST) => return Err(Failure::Ambiguous(step.from.join(name))),
-                other => other?,
+            if !self.out.take((&from, name), &found, &place)? {
+                return Err(Failure::Ambiguous(step.from.join(name)));
             }
-            if found.is_whiteout() {
-                self.out.has_whiteout(&to);
-            }
-            self.out.count(&found);
         }
         Ok(())
     }
@@ -200,18 +201,12 @@ impl Moving<'_> {
     /// Where a path leads in the layers below, with their root as `/`; what does not exist there is taken
     /// as written.
     fn resolve(&mut self, path: &LayerPath) -> Result<LayerPath, Failure> {
-        let mut ahead: VecDeque<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
-        let mut at = LayerPath::root();
-        let mut links = 0;
-        while let Some(name) = ahead.pop_front() {
-            match &name[..] {
-                b"" | b"." => continue,
-                b".." => {
-                    at = at.split().map(|(parent, _)| parent).unwrap_or_default();
-                    continue;
-                }
-                _ => {}
-            }
+        let (mut ahead, mut at) = (Ahead::of(path), LayerPath::root());
+        while let Some(step) = ahead.next() {
+            let Way::Into(name) = step else {
+                at = at.split().map(|(parent, _)| parent).unwrap_or_default();
+                continue;
+            };
             let next = at.join(&name);
             let Some((layer, found)) = self.lowers.find(&next)? else {
                 at = next;
@@ -221,21 +216,111 @@ impl Moving<'_> {
                 at = next;
                 continue;
             }
-            links += 1;
-            if links > MOST_LINKS {
-                let reason = "a symbolic link of a lower layer on its path leads in a circle";
-                return Err(Failure::Extract(ExtractError::refused(path.bytes(), reason)));
-            }
             let parent = self.lowers.open(layer, &at)?;
             let target = readlinkat(&parent, OsStr::from_bytes(&name), Vec::new())?;
-            if target.as_bytes().starts_with(b"/") {
+            let start = ahead.follow(target.as_bytes()).map_err(|TooManyLinks| {
+                let reason = "a symbolic link of a lower layer on its path leads in a circle";
+                Failure::Extract(ExtractError::refused(path.bytes(), reason))
+            })?;
+            if start == Start::Root {
                 at = LayerPath::root();
-            }
-            for part in target.as_bytes().rsplit(|byte| *byte == b'/') {
-                ahead.push_front(part.to_vec());
             }
         }
         Ok(at)
+    }
+}
+
+/// What the layer is laid out in.
+enum Out {
+    Tree(Directories),
+    Image {
+        image: Box<Image>,
+        /// Files with several names, by their identity in the old image.
+        copied: HashMap<(u32, u32, u64), u32>,
+    },
+}
+
+/// A directory of [`Out`].
+enum Place {
+    Tree(Arc<Directory>),
+    Image(u32),
+}
+
+impl Out {
+    fn ensure(
+        &mut self,
+        entry: &[u8],
+        path: &LayerPath,
+        mtime: rustix::fs::Timespec,
+    ) -> Result<Place, ExtractError> {
+        match self {
+            Self::Tree(directories) => directories.ensure(entry, path, mtime).map(Place::Tree),
+            Self::Image { image, .. } => image.ensure(entry, path, mtime).map(Place::Image),
+        }
+    }
+
+    fn path(&self, place: &Place) -> LayerPath {
+        match (self, place) {
+            (_, Place::Tree(directory)) => directory.path.clone(),
+            (Self::Image { image, .. }, Place::Image(node)) => image.path(*node),
+            (Self::Tree(_), Place::Image(_)) => LayerPath::root(),
+        }
+    }
+
+    fn describe(
+        &mut self,
+        entry: &[u8],
+        place: &Place,
+        mut attributes: Attributes,
+        mtime: rustix::fs::Timespec,
+    ) -> Result<(), Failure> {
+        match (self, place) {
+            (Self::Tree(directories), Place::Tree(directory)) => {
+                let default_acl = attributes.take_default_acl();
+                attributes.write(&directory.fd)?;
+                directories
+                    .described(entry, &directory.path, mtime, default_acl)
+                    .map_err(Failure::Extract)
+            }
+            (Self::Image { image, .. }, Place::Image(node)) => image
+                .describe(entry, *node, attributes, mtime)
+                .map_err(Failure::Extract),
+            _ => Err(Failure::Io(Errno::INVAL)),
+        }
+    }
+
+    fn mark_opaque(&mut self, place: &Place, emptied: bool) -> Result<(), Failure> {
+        match (self, place) {
+            (Self::Tree(directories), Place::Tree(directory)) => {
+                mark_opaque(&directory.fd)?;
+                directories.is_emptied(&directory.path, emptied);
+            }
+            (Self::Image { image, .. }, Place::Image(node)) => image.mark_opaque(*node, emptied),
+            _ => return Err(Failure::Io(Errno::INVAL)),
+        }
+        Ok(())
+    }
+
+    /// Takes a file over; false if something has its name there.
+    fn take(&mut self, (from, name): (&OwnedFd, &[u8]), found: &Stat, to: &Place) -> Result<bool, Failure> {
+        match (self, to) {
+            (Self::Tree(directories), Place::Tree(directory)) => {
+                let os_name = OsStr::from_bytes(name);
+                match linkat(from, os_name, &directory.fd, os_name, AtFlags::empty()) {
+                    Err(Errno::EXIST) => return Ok(false),
+                    other => other?,
+                }
+                if found.is_whiteout() {
+                    directories.has_whiteout(&directory.path);
+                }
+                directories.count(found);
+                Ok(true)
+            }
+            (Self::Image { image, copied }, Place::Image(node)) => image
+                .copy_to((from, name), found, *node, copied)
+                .map_err(Failure::Extract),
+            _ => Err(Failure::Io(Errno::INVAL)),
+        }
     }
 }
 

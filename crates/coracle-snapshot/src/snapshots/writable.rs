@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
 use coracle_types::ContainerId;
+use rustix::fs::fstatvfs;
 use rustix::io::Errno;
 
 use super::Snapshots;
@@ -11,8 +12,8 @@ use crate::error::Error;
 use crate::extract::Attributes;
 use crate::id::LayerId;
 use crate::record;
-use crate::snapshotter::{Usage, Writable};
-use crate::store::{LOWERS, Staging};
+use crate::snapshotter::{Capacity, Usage, Writable};
+use crate::store::{LOWERS, Staging, VOLUMES, open_directory};
 use crate::walk;
 
 const UPPER: &str = "upper";
@@ -29,7 +30,7 @@ impl Snapshots {
         let stack = self.store.stack(layers)?;
         let lowers = match &stack[..] {
             [] => vec![self.store.empty_path()],
-            stack => stack.iter().map(|layer| self.store.layer_path(layer)).collect(),
+            stack => self.store.lower_paths(stack)?,
         };
         let path = self.store.writable_path(container);
         let writable = Writable {
@@ -74,6 +75,40 @@ impl Snapshots {
         Ok(writable)
     }
 
+    /// Keeps layers for a container; see [`Snapshotter::keep_for`](crate::Snapshotter::keep_for). Not synced,
+    /// as the writable layer is not.
+    ///
+    /// # Errors
+    /// [`Error::LayerMissing`], and [`Error::WritableMissing`] for a container without a writable layer.
+    pub fn keep_for(&self, container: &ContainerId, layers: &[LayerId]) -> Result<(), Error> {
+        let path = || self.store.writable_path(container);
+        let failed = |errno| match errno {
+            Errno::NOENT => Error::WritableMissing(container.clone()),
+            errno => Error::state("open", path())(errno),
+        };
+        {
+            // Under the lock that the collector takes: from here on it sees their use.
+            let mut index = self.store.index();
+            if let Some(missing) = layers.iter().find(|layer| !index.layers.contains_key(layer)) {
+                return Err(Error::LayerMissing(missing.clone()));
+            }
+            index.volumes.insert(container.clone(), layers.to_vec());
+        }
+        let written = open_directory(&self.store.writable, container.as_str())
+            .map_err(failed)
+            .and_then(|directory| {
+                record::replace(directory, VOLUMES, &layers).map_err(|source| Error::State {
+                    action: "write",
+                    path: path().join(VOLUMES),
+                    source,
+                })
+            });
+        if written.is_err() {
+            self.store.index().volumes.remove(container);
+        }
+        written
+    }
+
     /// Removes a container's writable layer with all in it, at once and for good. The overlay must be
     /// unmounted: a mount below the layer is left alone and reported.
     ///
@@ -96,6 +131,24 @@ impl Snapshots {
                 path: self.store.writable_path(container),
                 source: error.into(),
             },
+        })
+    }
+
+    /// The file system that writable layers lie on.
+    ///
+    /// # Errors
+    /// What fstatvfs(3) says.
+    pub fn capacity(&self) -> Result<Capacity, Error> {
+        let found = fstatvfs(&self.store.writable).map_err(|errno| Error::State {
+            action: "look at the file system of",
+            path: self.store.writable_root(),
+            source: errno.into(),
+        })?;
+        Ok(Capacity {
+            bytes: found.f_blocks.saturating_mul(found.f_frsize),
+            bytes_free: found.f_bavail.saturating_mul(found.f_frsize),
+            inodes: found.f_files,
+            inodes_free: found.f_favail,
         })
     }
 

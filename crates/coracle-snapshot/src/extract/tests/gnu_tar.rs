@@ -2,12 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use proptest::prelude::*;
+use rustix::io::Errno;
 
-use super::unpack;
+use super::{image_of, unpack};
+use crate::erofs::Image;
+use crate::extract::{Extraction, extract};
+use crate::limits::Limits;
 use crate::testing::{Item, Tree, archive, fast_directory, read_tree};
 
 /// Unpacks with GNU tar as an image's layer is meant to be.
@@ -75,7 +80,40 @@ fn compare(bytes: &[u8]) {
             }
         })
         .collect();
-    assert_same(read_tree(ours.path()), read_tree(theirs.path()), &implied);
+    let theirs = read_tree(theirs.path());
+    assert_same(read_tree(ours.path()), theirs.clone(), &implied);
+    let (_, image) = image_of(bytes, &Limits::default()).expect("a legal archive");
+    check_by_erofs_utils(image.path());
+    if let Some(mounted) = mounted(image.as_file()) {
+        assert_same(mounted, theirs, &implied);
+    }
+}
+
+/// What erofs-utils finds wrong with an image fails the test.
+fn check_by_erofs_utils(image: &Path) {
+    let output = Command::new("fsck.erofs")
+        .arg("--extract")
+        .arg(image)
+        .output()
+        .expect("erofs-utils is installed");
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// The tree of an image as the kernel shows it; none before Linux 6.12.
+fn mounted(image: &fs::File) -> Option<Tree> {
+    match crate::erofs::detached(image.as_fd()) {
+        Ok(mount) => Some(read_tree(Path::new(&format!(
+            "/proc/self/fd/{}",
+            mount.as_raw_fd()
+        )))),
+        Err((Errno::NOTBLK | Errno::NODEV, _)) => None,
+        Err((errno, step)) => panic!("{step}: {errno}"),
+    }
 }
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
@@ -278,66 +316,4 @@ fn as_root_later_entries_win_and_change_types() {
         Item::file("b", "was a directory"),
         Item::directory("b", 0o1777),
     ])));
-}
-
-/// How long unpacking takes beside GNU tar's: `cargo test -- --ignored --nocapture speed`. Ours hashes the
-/// stream, too.
-#[test]
-#[ignore = "a measurement"]
-fn speed_of_ten_thousand_files_as_root() {
-    let items: Vec<Item> = (0..1000)
-        .flat_map(|directory| {
-            let files = (0..10).map(move |file| {
-                let size = (directory * 7919 + file * 104_729) % 20_000;
-                Item {
-                    owner: (0, 0),
-                    ..Item::file(
-                        format!("d{}/e{directory}/f{file}", directory % 30),
-                        vec![b'x'; size],
-                    )
-                }
-            });
-            std::iter::once(Item::directory(
-                format!("d{}/e{directory}", directory % 30),
-                0o755,
-            ))
-            .chain(files)
-        })
-        .collect();
-    let bytes = archive(&items);
-    let file = tempfile::NamedTempFile::new().expect("writable");
-    fs::write(file.path(), &bytes).expect("writable");
-    let place = std::env::var_os("SPEED_DIRECTORY").map_or_else(std::env::temp_dir, PathBuf::from);
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..9 {
-        let root = tempfile::tempdir_in(&place).expect("writable");
-        let begun = std::time::Instant::now();
-        let archive = fs::File::open(file.path()).expect("made");
-        let fd = fs::File::open(root.path()).expect("made").into();
-        let (extraction, _) = crate::extract::extract(fd, archive, &Default::default()).expect("legal");
-        extraction.finish().expect("legal");
-        ours.push(begun.elapsed().as_secs_f64());
-        let root = tempfile::tempdir_in(&place).expect("writable");
-        let begun = std::time::Instant::now();
-        let status = Command::new("tar")
-            .args(["-x", "-p", "--numeric-owner", "-f"])
-            .arg(file.path())
-            .arg("-C")
-            .arg(root.path())
-            .status()
-            .expect("GNU tar is installed");
-        theirs.push(begun.elapsed().as_secs_f64());
-        assert!(status.success());
-    }
-    for (who, times) in [("ours", &mut ours), ("GNU tar", &mut theirs)] {
-        times.sort_by(f64::total_cmp);
-        let median = times[times.len() / 2];
-        println!(
-            "{who}: median {:.0} ms, best {:.0} ms, {:.0} files/s, {:.0} MB/s",
-            median * 1e3,
-            times[0] * 1e3,
-            10_000.0 / median,
-            bytes.len() as f64 / 1e6 / median,
-        );
-    }
 }

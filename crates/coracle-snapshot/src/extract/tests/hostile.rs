@@ -6,8 +6,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::{unpack, unpack_items, unpack_with};
-use crate::extract::{Confinement, ExtractError};
+use super::{image, unpack, unpack_items, unpack_with};
+use crate::extract::{Confinement, ExtractError, Extraction, extract};
 use crate::limits::Limits;
 use crate::testing::{Item, archive, fast_directory, pax_record, read_tree};
 
@@ -446,7 +446,9 @@ fn cve_2025_58183_endless_streams_end() {
     for beginning in [&begun[..], &archive(&[])] {
         let root = fast_directory();
         let fd = fs::File::open(root.path()).expect("made").into();
-        let result = crate::extract::extract(fd, Endless(beginning), &limits);
+        let result = extract(Extraction::new(fd, &limits), Endless(beginning), &limits);
+        assert!(matches!(result, Err(ExtractError::Limit { .. })));
+        let result = extract(image(&limits), Endless(beginning), &limits);
         assert!(matches!(result, Err(ExtractError::Limit { .. })));
     }
 }
@@ -473,7 +475,9 @@ fn a_million_tiny_files_stop_at_the_limit() {
     };
     let root = fast_directory();
     let fd = fs::File::open(root.path()).expect("made").into();
-    let result = crate::extract::extract(fd, Files(0, Vec::new()), &limits);
+    let result = extract(Extraction::new(fd, &limits), Files(0, Vec::new()), &limits);
+    assert!(matches!(result, Err(ExtractError::Limit { what: "entries", .. })));
+    let result = extract(image(&limits), Files(0, Vec::new()), &limits);
     assert!(matches!(result, Err(ExtractError::Limit { what: "entries", .. })));
 }
 
@@ -489,7 +493,11 @@ fn a_reader_that_fails_or_panics_is_told() {
     for panics in [false, true] {
         let root = fast_directory();
         let fd = fs::File::open(root.path()).expect("made").into();
-        let result = crate::extract::extract(fd, Broken(panics), &Limits::default());
+        let result = extract(
+            Extraction::new(fd, &Limits::default()),
+            Broken(panics),
+            &Limits::default(),
+        );
         assert!(matches!(result, Err(ExtractError::Read(_))));
     }
 }
