@@ -12,12 +12,15 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::error::Error;
 use crate::manifest::MAX_DOCUMENT;
+use crate::words::{cut, one_line};
 
 /// Most files that an archive of images may have: layers and documents of many images.
 const MAX_FILES: usize = 100_000;
 /// Longest name of one.
 const MAX_NAME: usize = 512;
 const BUFFER: usize = 128 << 10;
+/// Characters of a name that a message quotes.
+const SHOWN: usize = 80;
 
 /// An archive that is open. Its files are found by plain relative names; nothing is unpacked.
 #[derive(Debug)]
@@ -39,6 +42,11 @@ enum Files {
 impl Archive {
     /// Opens a directory or an uncompressed tar file; blocks.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        Self::of(Self::open_file_at(path)?, path)
+    }
+
+    /// Opens what may be an archive, without a look into it; blocks.
+    pub(crate) fn open_file_at(path: &Path) -> Result<File, Error> {
         let refused = |reason: String| Error::Archive {
             path: path.to_owned(),
             reason,
@@ -47,7 +55,15 @@ impl Archive {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let opened = rustix::fs::open(path, flags, Mode::empty());
         let opened = opened.map_err(|errno| refused(format!("it cannot be opened: {errno}")))?;
-        let file = File::from(opened);
+        Ok(File::from(opened))
+    }
+
+    /// The same of a file or directory that is open; `path` is what it is called.
+    pub(crate) fn of(file: File, path: &Path) -> Result<Self, Error> {
+        let refused = |reason: String| Error::Archive {
+            path: path.to_owned(),
+            reason,
+        };
         let metadata = file.metadata().map_err(|error| refused(error.to_string()))?;
         let files = if metadata.is_dir() {
             Files::Directory(file.into())
@@ -80,10 +96,13 @@ impl Archive {
 
     /// A small file, whole.
     pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let failed = |error: io::Error| self.refused(format!("{:?}: {error}", cut(name)));
+        let failed = |error: io::Error| self.refused(format!("{:?}: {error}", cut(name, SHOWN)));
         let (file, size) = self.open_file(name).map_err(failed)?;
         if size > MAX_DOCUMENT {
-            return Err(self.refused(format!("{:?} is longer than {MAX_DOCUMENT} bytes", cut(name))));
+            return Err(self.refused(format!(
+                "{:?} is longer than {MAX_DOCUMENT} bytes",
+                cut(name, SHOWN)
+            )));
         }
         let mut bytes = Vec::new();
         file.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(failed)?;
@@ -124,10 +143,6 @@ impl Archive {
     }
 }
 
-fn cut(text: &str) -> String {
-    text.chars().take(80).collect()
-}
-
 /// A relative path without `.`; `None` when it is absolute, leads up, or is empty.
 fn plain(path: &Path) -> Option<PathBuf> {
     let mut plain = PathBuf::new();
@@ -154,7 +169,9 @@ fn places(file: &File) -> Result<HashMap<PathBuf, (u64, u64)>, String> {
     }
     let reader = file.try_clone().map_err(|error| error.to_string())?;
     let mut archive = tar::Archive::new(reader);
-    let unreadable = |error: io::Error| format!("it is no tar: {error}");
+    // The parser quotes what it read, whatever that is.
+    let unreadable = |error: io::Error| format!("it is no tar: {}", one_line(&error.to_string(), 120));
+    let length = file.metadata().map_err(|error| error.to_string())?.len();
     let mut places = HashMap::new();
     let mut links = Vec::new();
     for entry in archive.entries_with_seek().map_err(unreadable)? {
@@ -168,7 +185,14 @@ fn places(file: &File) -> Result<HashMap<PathBuf, (u64, u64)>, String> {
         }
         let kind = entry.header().entry_type();
         if kind.is_file() {
-            places.insert(path, (entry.raw_file_position(), entry.size()));
+            let (begin, size) = (entry.raw_file_position(), entry.size());
+            if begin.checked_add(size).is_none_or(|end| end > length) {
+                return Err(format!(
+                    "it is cut off within {:?}",
+                    cut(&path.to_string_lossy(), SHOWN)
+                ));
+            }
+            places.insert(path, (begin, size));
         } else if kind.is_hard_link() || kind.is_symlink() {
             let target = entry
                 .link_name()

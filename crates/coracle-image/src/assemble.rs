@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use coracle_snapshot::{Layer, LayerDescriptor, LayerWriter, Prepared, Snapshotter, Unpacked, chain_ids};
+use coracle_sys::steps::entering;
 use coracle_types::Digest;
 use coracle_types::time::UnixNanos;
 
+use crate::artifact::ArtifactPlan;
 use crate::catalog::{Catalog, Image, Names};
 use crate::content::Content;
-use crate::decode::{BlobError, Budget, Compression, LayerReader};
+use crate::decode::{Ahead, BlobError, Budget, Compression, LayerReader};
 use crate::error::Error;
 use crate::manifest::{Descriptor, ImageConfig};
+use crate::origin::Origin;
 use crate::platform::Platform;
 
 /// How large images may be.
@@ -62,6 +65,10 @@ pub(crate) struct Plan {
     pub(crate) layers: Vec<Descriptor>,
     /// Manifest, index and configuration as they came.
     pub(crate) documents: Vec<(Digest, Bytes)>,
+    /// Where all of it came from.
+    pub(crate) origins: BTreeMap<Digest, Origin>,
+    /// Set when it is no image.
+    pub(crate) artifact: Option<ArtifactPlan>,
 }
 
 /// A layer of a plan.
@@ -116,7 +123,7 @@ impl Plan {
             .collect()
     }
 
-    fn download_size(&self) -> u64 {
+    pub(crate) fn download_size(&self) -> u64 {
         let layers = self.layers.iter().map(|layer| layer.size);
         layers.fold(0, u64::saturating_add)
     }
@@ -192,6 +199,7 @@ impl Workshop {
     ) -> Result<Arc<Image>, Error> {
         let name = plan.name.clone();
         let workshop = Arc::clone(self);
+        entering("image.stack");
         let layers: Vec<Layer> = blocking("stacking layers", move || {
             workshop.snapshots.finish_image(unpacked)
         })
@@ -202,12 +210,28 @@ impl Workshop {
         let _documents = self.documents.lock().await;
         let workshop = Arc::clone(self);
         let documents = plan.documents;
+        entering("image.documents");
         blocking("keeping an image's documents", move || {
             let mut all = documents.iter();
             all.try_for_each(|(digest, bytes)| workshop.content.put(digest, bytes))
         })
         .await??;
+        entering("image.publish");
         self.catalog.publish(image, names, layers).await
+    }
+
+    /// Where this plan's bytes came from; of layers that were here already, what other images know.
+    fn origins(&self, plan: &Plan) -> BTreeMap<Digest, Origin> {
+        let mut origins = plan.origins.clone();
+        let images = self.catalog.list();
+        for layer in &plan.layers {
+            if !origins.contains_key(&layer.digest)
+                && let Some(known) = images.iter().find_map(|image| image.origins.get(&layer.digest))
+            {
+                origins.insert(layer.digest.clone(), known.clone());
+            }
+        }
+        origins
     }
 
     fn record(&self, plan: &Plan, layers: &[Layer]) -> Image {
@@ -228,8 +252,10 @@ impl Workshop {
             settings: plan.config.settings.clone(),
             platform: plan.config.platform.clone(),
             created: plan.config.created.clone(),
+            origins: self.origins(plan),
             documents,
             pulled_at: UnixNanos(0),
+            artifact: plan.artifact.as_ref().map(|artifact| artifact.kind.clone()),
             pinned: false,
         }
     }
@@ -244,13 +270,17 @@ pub(crate) fn unpack(
     budget: Arc<Budget>,
 ) -> Result<Unpacked, UnpackError> {
     let expected = (job.blob.digest.clone(), job.blob.size);
-    let mut reader = LayerReader::new(source, expected, job.announced, budget).map_err(UnpackError::Read)?;
-    writer
-        .extract(&mut reader)
-        .map_err(|error| match reader.verdict() {
-            Some(refusal) => UnpackError::Blob(refusal),
-            None => UnpackError::Snapshot(error),
-        })
+    std::thread::scope(|scope| {
+        let ahead = Ahead::start(scope, source, job.blob.size).map_err(UnpackError::Read)?;
+        let mut reader =
+            LayerReader::new(ahead, expected, job.announced, budget).map_err(UnpackError::Read)?;
+        writer
+            .extract(&mut reader)
+            .map_err(|error| match reader.verdict() {
+                Some(refusal) => UnpackError::Blob(refusal),
+                None => UnpackError::Snapshot(error),
+            })
+    })
 }
 
 /// Runs what may block where it may.

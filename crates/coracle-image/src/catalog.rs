@@ -1,18 +1,26 @@
 //! The images that the node has: records in the database, and the same in memory for every question.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use coracle_snapshot::{Layer, LayerId};
-use coracle_store::{Store, Table};
+use coracle_store::{Entry, Store, Table};
+use coracle_sys::steps::entering;
 use coracle_types::Digest;
 use coracle_types::time::UnixNanos;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::origin::Origin;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::settings::ImageSettings;
+
+/// Most names of one image: lists show them all, and a list is one message.
+pub(crate) const MAX_NAMES: usize = 1000;
 
 /// Shortest beginning of an id that stands for the whole.
 const MIN_PREFIX: usize = 4;
@@ -41,8 +49,15 @@ pub struct Image {
     pub created: String,
     /// Its kept documents and their bytes: configuration, manifests and indexes.
     pub documents: BTreeMap<Digest, u64>,
+    /// Where its documents and layers' blobs came from, as far as it is known.
+    #[serde(default)]
+    pub origins: BTreeMap<Digest, Origin>,
     /// When it last came here by pull or load.
     pub pulled_at: UnixNanos,
+    /// The type of an OCI artifact, which is no image: its one layer has its files, and its id is its
+    /// manifest's digest, since many artifacts share one configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<String>,
     /// Never collected by the kubelet; from the configuration, not part of the record.
     #[serde(skip)]
     pub pinned: bool,
@@ -127,6 +142,8 @@ pub(crate) struct InUse {
 /// All images of the node.
 pub(crate) struct Catalog {
     table: Table<Image>,
+    /// All records again, for a database that is damaged; `None` keeps none.
+    copy: Option<PathBuf>,
     pinned: BTreeSet<String>,
     index: RwLock<Index>,
     /// One change at a time, from reading the index to having changed it.
@@ -137,12 +154,17 @@ impl Catalog {
     /// Reads the records. What `is_whole` denies or nobody can read is dropped, with a warning.
     pub(crate) fn open(
         store: &Store,
+        copy: Option<PathBuf>,
         pinned: BTreeSet<String>,
         is_whole: impl Fn(&Image) -> Result<(), String>,
     ) -> Result<Self, Error> {
         let table = store.table::<Image>("images");
         let mut records = Vec::new();
-        for (key, record) in table.all()? {
+        let mut all = table.all()?;
+        if let Some(copy) = copy.as_deref().filter(|_| store.replaced().is_some()) {
+            all.extend(from_copy(&table, copy)?);
+        }
+        for (key, record) in all {
             let checked = record.and_then(|image| is_whole(&image).map(|()| image));
             match checked {
                 Ok(image) => records.push(image),
@@ -167,12 +189,27 @@ impl Catalog {
             image.pinned = is_pinned(&pinned, &image);
             index.insert(Arc::new(image));
         }
-        Ok(Self {
+        let catalog = Self {
             table,
+            copy,
             pinned,
             index: RwLock::new(index),
             change: tokio::sync::Mutex::new(()),
-        })
+        };
+        if let Some(copy) = &catalog.copy {
+            write_copy(copy, &catalog.list());
+        }
+        Ok(catalog)
+    }
+
+    /// Brings the copy up to date; it is worth no failure, being needed only when the database is damaged.
+    async fn follow(&self) {
+        let Some(copy) = self.copy.clone() else { return };
+        entering("image.copy");
+        let images = self.list();
+        let write = move || write_copy(&copy, &images);
+        // Cut off when the daemon leaves: the next start writes it.
+        let _ = tokio::task::spawn_blocking(write).await;
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Index> {
@@ -227,26 +264,46 @@ impl Catalog {
             image.repo_tags.extend(before.repo_tags.iter().cloned());
             image.repo_digests.extend(before.repo_digests.iter().cloned());
             image.documents.extend(before.documents.clone());
+            for (digest, origin) in &before.origins {
+                image
+                    .origins
+                    .entry(digest.clone())
+                    .or_insert_with(|| origin.clone());
+            }
         }
         for name in names {
             image.repo_tags.extend(name.tag);
             image.repo_digests.extend(name.digest);
         }
+        let found = image.repo_tags.len() + image.repo_digests.len();
+        if found > MAX_NAMES {
+            return Err(Error::Limit {
+                image: image.id.to_string(),
+                what: "names",
+                found: found as u64,
+                limit: MAX_NAMES as u64,
+            });
+        }
         image.pulled_at = UnixNanos::now();
         image.pinned = is_pinned(&self.pinned, &image);
         let image = Arc::new(image);
+        entering("image.record");
         if let Err(error) = self.write_records(&image, &losers).await {
             // The store tries a failed commit again: it must then find what is so.
             self.undo(&image.id, before.as_deref());
             return Err(error);
         }
-        let mut index = self.write();
-        for mut loser in losers {
-            loser.pinned = is_pinned(&self.pinned, &loser);
-            index.insert(Arc::new(loser));
+        entering("image.show");
+        {
+            let mut index = self.write();
+            for mut loser in losers {
+                loser.pinned = is_pinned(&self.pinned, &loser);
+                index.insert(Arc::new(loser));
+            }
+            index.insert(Arc::clone(&image));
+            index.held.insert(image.id.clone(), held);
         }
-        index.insert(Arc::clone(&image));
-        index.held.insert(image.id.clone(), held);
+        self.follow().await;
         Ok(image)
     }
 
@@ -278,11 +335,48 @@ impl Catalog {
         let Some(image) = self.get(name) else {
             return Ok(None);
         };
+        entering("image.forget");
         self.table.remove(image.id.as_str()).durable().await?;
-        let mut index = self.write();
-        index.held.remove(&image.id);
-        Ok(index.forget(&image.id))
+        let removed = {
+            let mut index = self.write();
+            index.held.remove(&image.id);
+            index.forget(&image.id)
+        };
+        self.follow().await;
+        Ok(removed)
     }
+}
+
+fn write_copy(copy: &Path, images: &[Arc<Image>]) {
+    let fresh = copy.with_extension("new");
+    let write = || -> io::Result<()> {
+        let text = serde_json::to_vec(&images.iter().map(AsRef::as_ref).collect::<Vec<&Image>>())?;
+        let mut file = fs::File::create(&fresh)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&fresh, copy)
+    };
+    if let Err(error) = write() {
+        tracing::warn!(%error, path = %copy.display(), "the copy of the images' records is not up to date");
+    }
+}
+
+/// The records as the copy has them, entered in the new database.
+fn from_copy(table: &Table<Image>, copy: &Path) -> Result<Vec<Entry<Image>>, Error> {
+    let read = || -> io::Result<Vec<Image>> { Ok(serde_json::from_slice(&fs::read(copy)?)?) };
+    let images = read().unwrap_or_else(|error| {
+        tracing::error!(%error, path = %copy.display(), "the images' records are lost: they must be pulled again");
+        Vec::new()
+    });
+    for image in &images {
+        table.put(image.id.as_str(), image)?.later();
+    }
+    let count = images.len();
+    tracing::warn!(images = count, "the images' records were taken from their copy");
+    Ok(images
+        .into_iter()
+        .map(|image| (image.id.to_string(), Ok(image)))
+        .collect())
 }
 
 /// The images that lose a tag to image `id`, as they are without it.

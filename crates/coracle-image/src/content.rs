@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use coracle_sys::steps::entering;
 use coracle_types::Digest;
 use sha2::{Digest as _, Sha256};
 
@@ -58,10 +59,17 @@ impl Content {
                 .open(&unfinished)?;
             file.write_all(bytes)?;
             file.sync_all()?;
+            entering("document.publish");
             fs::rename(&unfinished, &path)?;
+            entering("document.sync");
             File::open(&self.dir)?.sync_all()
         };
         write().map_err(|source| failed("write", &path, source))
+    }
+
+    /// A file without a name, for what must not outlive its use.
+    pub(crate) fn unnamed(&self) -> Result<File, Error> {
+        tempfile::tempfile_in(&self.dir).map_err(|source| failed("create a file in", &self.dir, source))
     }
 
     /// A document, bounded and verified.

@@ -4,11 +4,16 @@ use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use coracle_types::{Digest, Kind, Kinded};
 use flate2::bufread::MultiGzDecoder;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
+
+mod ahead;
+mod frames;
+
+pub(crate) use ahead::Ahead;
+pub(crate) use frames::Frames;
 
 /// Why a blob is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +48,17 @@ pub enum BlobError {
         /// Of what came.
         found: u64,
     },
+    /// The decoder would need more memory than a layer may have.
+    #[error(
+        "the layer needs a window of {window} bytes to be decompressed, the limit is {limit}: compress it at \
+         zstd's level 20 or lower"
+    )]
+    Window {
+        /// Bytes.
+        window: u64,
+        /// Bytes.
+        limit: u64,
+    },
     /// The image inflates to more than is allowed.
     #[error("the image unpacks to more than {limit} bytes: raise the limit if it is meant to")]
     Budget {
@@ -54,7 +70,7 @@ pub enum BlobError {
 impl Kinded for BlobError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Budget { .. } => Kind::ResourceExhausted,
+            Self::Budget { .. } | Self::Window { .. } => Kind::ResourceExhausted,
             Self::MediaType { .. } | Self::Compression { .. } => Kind::InvalidArgument,
             Self::Digest { .. } | Self::Length { .. } => Kind::RegistryUnavailable,
         }
@@ -175,90 +191,14 @@ impl BufRead for Chunks {
     }
 }
 
-/// Counts and hashes what is consumed of a blob, whoever consumes it.
-struct Measured<R> {
-    source: R,
-    /// The first bytes, read ahead to see what they are; consumed before the source is.
-    ahead: BytesMut,
-    hasher: Sha256,
-    length: u64,
+enum Decoder {
+    Plain(Ahead),
+    Gzip(Box<MultiGzDecoder<Ahead>>),
+    Zstd(Box<Frames<Ahead>>),
 }
 
-impl<R: BufRead> Measured<R> {
-    fn peek(&mut self, wanted: usize) -> io::Result<&[u8]> {
-        while self.ahead.len() < wanted {
-            let available = self.source.fill_buf()?;
-            if available.is_empty() {
-                break;
-            }
-            let count = available.len().min(wanted - self.ahead.len());
-            self.ahead.extend_from_slice(&available[..count]);
-            self.source.consume(count);
-        }
-        Ok(&self.ahead)
-    }
-
-    /// Reads the rest and tells the whole's digest and length.
-    fn finish(&mut self, limit: u64) -> io::Result<(Digest, u64)> {
-        loop {
-            let count = self.fill_buf()?.len();
-            if count == 0 || self.length > limit {
-                break;
-            }
-            self.consume(count);
-        }
-        Ok((
-            Digest::from_sha256(&self.hasher.clone().finalize().into()),
-            self.length,
-        ))
-    }
-}
-
-impl<R: BufRead> Read for Measured<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let count = available.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&available[..count]);
-        self.consume(count);
-        Ok(count)
-    }
-}
-
-impl<R: BufRead> BufRead for Measured<R> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.ahead.is_empty() {
-            self.source.fill_buf()
-        } else {
-            Ok(&self.ahead)
-        }
-    }
-
-    fn consume(&mut self, count: usize) {
-        if count == 0 {
-            return;
-        }
-        self.length += count as u64;
-        if self.ahead.is_empty() {
-            // What was consumed is what fill_buf gave last, which a BufRead gives again unread.
-            if let Ok(available) = self.source.fill_buf() {
-                self.hasher.update(&available[..count]);
-            }
-            self.source.consume(count);
-        } else {
-            self.hasher.update(&self.ahead[..count]);
-            self.ahead.advance(count);
-        }
-    }
-}
-
-enum Decoder<R: BufRead> {
-    Plain(Measured<R>),
-    Gzip(Box<MultiGzDecoder<Measured<R>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, Measured<R>>>),
-}
-
-impl<R: BufRead> Decoder<R> {
-    fn source(&mut self) -> &mut Measured<R> {
+impl Decoder {
+    fn source(&mut self) -> &mut Ahead {
         match self {
             Self::Plain(source) => source,
             Self::Gzip(decoder) => decoder.get_mut(),
@@ -269,8 +209,8 @@ impl<R: BufRead> Decoder<R> {
 
 /// A layer's uncompressed archive. Its end is only shown once the blob's length and digest are
 /// right, so that nothing is published of a blob that is not the manifest's.
-pub(crate) struct LayerReader<R: BufRead> {
-    decoder: Decoder<R>,
+pub(crate) struct LayerReader {
+    decoder: Decoder,
     expected: (Digest, u64),
     budget: Arc<Budget>,
     /// Why reading ended, when it did so for a reason of this module.
@@ -278,22 +218,16 @@ pub(crate) struct LayerReader<R: BufRead> {
     ended: bool,
 }
 
-impl<R: BufRead> LayerReader<R> {
+impl LayerReader {
     /// Looks at the blob's first bytes. `announced` is what they must agree with, if anything; an
     /// empty blob agrees with all.
     pub(crate) fn new(
-        source: R,
+        mut source: Ahead,
         expected: (Digest, u64),
         announced: Option<Compression>,
         budget: Arc<Budget>,
     ) -> io::Result<Self> {
-        let mut source = Measured {
-            source,
-            ahead: BytesMut::new(),
-            hasher: Sha256::new(),
-            length: 0,
-        };
-        let first = source.peek(4)?;
+        let first = source.fill_buf()?;
         let found = Compression::detect(first);
         let refusal = match announced {
             Some(announced) if announced != found && !first.is_empty() => Some(BlobError::Compression {
@@ -306,7 +240,7 @@ impl<R: BufRead> LayerReader<R> {
             _ if refusal.is_some() => Decoder::Plain(source),
             Compression::Plain => Decoder::Plain(source),
             Compression::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(source))),
-            Compression::Zstd => Decoder::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(source)?)),
+            Compression::Zstd => Decoder::Zstd(Box::new(Frames::new(source)?)),
         };
         Ok(Self {
             decoder,
@@ -332,7 +266,7 @@ impl<R: BufRead> LayerReader<R> {
 
     fn verify(&mut self) -> Result<(), BlobError> {
         let (digest, length) = self.expected.clone();
-        let found = self.decoder.source().finish(length);
+        let found = self.decoder.source().finish();
         let (found_digest, found_length) = found.map_err(|_| BlobError::Length {
             expected: length,
             found: 0,
@@ -352,6 +286,17 @@ impl<R: BufRead> LayerReader<R> {
         Ok(())
     }
 
+    /// Keeps why a frame is refused; other errors are what they are.
+    fn refuse_window(&mut self, error: io::Error) -> io::Error {
+        let refusal = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<BlobError>());
+        match refusal.cloned() {
+            Some(refusal) => self.refuse(refusal),
+            None => error,
+        }
+    }
+
     fn refuse(&mut self, refusal: BlobError) -> io::Error {
         let error = io::Error::new(io::ErrorKind::InvalidData, refusal.clone());
         self.refusal = Some(refusal);
@@ -359,7 +304,7 @@ impl<R: BufRead> LayerReader<R> {
     }
 }
 
-impl<R: BufRead> Read for LayerReader<R> {
+impl Read for LayerReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(refusal) = &self.refusal {
             return Err(io::Error::new(io::ErrorKind::InvalidData, refusal.clone()));
@@ -370,7 +315,10 @@ impl<R: BufRead> Read for LayerReader<R> {
         let count = match &mut self.decoder {
             Decoder::Plain(source) => source.read(buffer)?,
             Decoder::Gzip(decoder) => decoder.read(buffer)?,
-            Decoder::Zstd(decoder) => decoder.read(buffer)?,
+            Decoder::Zstd(decoder) => match decoder.read(buffer) {
+                Ok(count) => count,
+                Err(error) => return Err(self.refuse_window(error)),
+            },
         };
         if count == 0 {
             self.verify().map_err(|refusal| self.refuse(refusal))?;
@@ -386,6 +334,8 @@ impl<R: BufRead> Read for LayerReader<R> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+
+    use sha2::{Digest as _, Sha256};
 
     use super::*;
 
@@ -416,11 +366,29 @@ mod tests {
         }
         drop(sender);
         let budget = Arc::new(Budget::new(limit));
-        let mut reader = LayerReader::new(Chunks::new(receiver), expected, announced, budget).unwrap();
-        let mut out = Vec::new();
-        match reader.read_to_end(&mut out) {
-            Ok(_) => Ok(out),
-            Err(error) => Err(reader.verdict().unwrap_or_else(|| panic!("no verdict: {error}"))),
+        std::thread::scope(|scope| {
+            let ahead = Ahead::start(scope, Chunks::new(receiver), expected.1).unwrap();
+            let mut reader = LayerReader::new(ahead, expected, announced, budget).unwrap();
+            let mut out = Vec::new();
+            match reader.read_to_end(&mut out) {
+                Ok(_) => Ok(out),
+                Err(error) => Err(reader.verdict().unwrap_or_else(|| panic!("no verdict: {error}"))),
+            }
+        })
+    }
+
+    #[test]
+    fn a_layer_may_have_a_large_window_and_not_a_huge_one() {
+        let text = b"a layer's archive".repeat(2000);
+        for (log, right) in [(23, true), (25, true), (26, false)] {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.write_all(&text).unwrap();
+            let read = read(&encoder.finish().unwrap(), Some(Compression::Zstd), 1 << 20);
+            match read {
+                Ok(read) => assert!(right && read == text, "{log}"),
+                Err(error) => assert!(!right && matches!(error, BlobError::Window { .. }), "{error}"),
+            }
         }
     }
 

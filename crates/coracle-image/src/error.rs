@@ -10,6 +10,7 @@ use coracle_types::{Digest, Kind, Kinded};
 
 use crate::decode::BlobError;
 use crate::manifest::MalformedDocument;
+use crate::policy::{MalformedPolicy, Refusal};
 use crate::reference::MalformedReference;
 use crate::registry::error::RegistryError;
 
@@ -27,6 +28,14 @@ pub enum Error {
         /// What the registry did.
         source: RegistryError,
     },
+    /// A registry does not take an image.
+    #[error("push {image}: {source}")]
+    Push {
+        /// Where to.
+        image: String,
+        /// What the registry did.
+        source: RegistryError,
+    },
     /// A manifest, index or configuration is refused.
     #[error("image {image}: {source}")]
     Document {
@@ -34,6 +43,22 @@ pub enum Error {
         image: String,
         /// Why.
         source: MalformedDocument,
+    },
+    /// The signature policy does not allow the image.
+    #[error("image {image}: {source}")]
+    Refused {
+        /// The reference.
+        image: String,
+        /// Which requirement is not met.
+        source: Refusal,
+    },
+    /// The signature policy that counts cannot be used, so nothing is allowed.
+    #[error("image {image}: {source}")]
+    Policy {
+        /// The reference.
+        image: String,
+        /// What is wrong with it.
+        source: MalformedPolicy,
     },
     /// A limit on images is exceeded.
     #[error("image {image} has {found} {what}, the limit is {limit}")]
@@ -46,6 +71,19 @@ pub enum Error {
         found: u64,
         /// How many may be.
         limit: u64,
+    },
+    /// A layer that need not be in a registry is not there.
+    #[error(
+        "image {image}, layer {layer}: it is a foreign layer, which the registry does not have, and its `urls` are \
+         never followed: push the image with its foreign layers ({source})"
+    )]
+    Foreign {
+        /// The reference.
+        image: String,
+        /// The layer's blob.
+        layer: Digest,
+        /// What the registry said.
+        source: RegistryError,
     },
     /// A layer's blob is refused.
     #[error("image {image}, layer {layer}: {source}")]
@@ -87,6 +125,20 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// What is for images only was asked of an artifact.
+    #[error("{image} is an artifact of type {kind:?}: only images are saved and pushed")]
+    Artifact {
+        /// Its name.
+        image: String,
+        /// Its type.
+        kind: String,
+    },
+    /// No image is called so.
+    #[error("there is no image {image} on this node: `coracle images` lists them, `coracle pull` gets one")]
+    Missing {
+        /// The name.
+        image: String,
+    },
     /// The daemon is going down, or a fault of this program.
     #[error("{operation} ended without a result: try again")]
     Interrupted {
@@ -101,13 +153,17 @@ pub enum Error {
 impl Kinded for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Reference(_) | Self::Archive { .. } => Kind::InvalidArgument,
-            Self::Registry { source, .. } => source.kind(),
-            Self::Document {
+            Self::Reference(_) | Self::Archive { .. } | Self::Artifact { .. } => Kind::InvalidArgument,
+            Self::Registry { source, .. } | Self::Foreign { source, .. } | Self::Push { source, .. } => {
+                source.kind()
+            }
+            Self::Missing { .. }
+            | Self::Document {
                 source: MalformedDocument::NoPlatform { .. },
                 ..
             } => Kind::NotFound,
             Self::Document { .. } => Kind::InvalidArgument,
+            Self::Refused { .. } | Self::Policy { .. } => Kind::SignatureValidationFailed,
             Self::Limit { .. } => Kind::ResourceExhausted,
             Self::Blob { source, .. } => source.kind(),
             Self::Snapshot { source, .. } => source.kind(),

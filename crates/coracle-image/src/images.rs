@@ -1,26 +1,38 @@
 //! The node's images: pulled once however many ask, listed without IO, removed with their bytes.
 
+mod archives;
+mod damage;
+mod people;
+
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use coracle_snapshot::{Snapshotter, Usage};
 use coracle_store::Store;
+use coracle_sys::steps::entering;
 use coracle_types::image::Credentials;
 use coracle_types::{Kind, Kinded};
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use crate::assemble::{Limits, Workshop, blocking};
 use crate::catalog::{Catalog, Image};
 use crate::content::Content;
 use crate::error::Error;
-use crate::load;
+use crate::load::{self, Source};
 use crate::platform::Platform;
+use crate::policy::{Policy, PolicySource};
 use crate::progress::{Progress, PullState};
 use crate::pull::Pull;
 use crate::reference::Reference;
-use crate::registry::{Registries, RetryPolicy};
+use crate::registry::Registries;
+use crate::registry::breaker::HostPause;
+use crate::registry::config::RegistryConfig;
+
+pub use self::archives::ArchivesLoaded;
 
 /// How long layers of a pull that failed for want of its registry wait for the next attempt.
 const ABANDONED: Duration = Duration::from_mins(10);
@@ -34,22 +46,20 @@ const BLOCK: u64 = 4096;
 pub struct ImagesConfig {
     /// The daemon's root directory; documents lie in `blobs/sha256` below it.
     pub root: PathBuf,
-    /// Directories in containerd's `certs.d` form; the first that knows a registry counts.
-    pub registry_dirs: Vec<PathBuf>,
+    /// How registries are found and asked.
+    pub registries: RegistryConfig,
     /// Where the records are kept.
     pub store: Store,
     /// Where the layers go.
     pub snapshots: Arc<dyn Snapshotter>,
     /// Which of an index's images is taken.
     pub platform: Platform,
-    /// Layers that one pull downloads and unpacks at a time.
-    pub max_concurrent_downloads: usize,
     /// Images that the kubelet must not collect, by reference.
     pub pinned: Vec<Reference>,
     /// How large images may be.
     pub limits: Limits,
-    /// How failures that may pass are met.
-    pub retries: RetryPolicy,
+    /// Which images may be pulled.
+    pub policy: PolicySource,
 }
 
 impl ImagesConfig {
@@ -58,14 +68,13 @@ impl ImagesConfig {
     pub fn new(root: &Path, store: Store, snapshots: Arc<dyn Snapshotter>) -> Self {
         Self {
             root: root.to_owned(),
-            registry_dirs: Vec::new(),
+            registries: RegistryConfig::default(),
             store,
             snapshots,
             platform: Platform::host(),
-            max_concurrent_downloads: 3,
             pinned: Vec::new(),
             limits: Limits::default(),
-            retries: RetryPolicy::default(),
+            policy: PolicySource::default(),
         }
     }
 }
@@ -77,6 +86,8 @@ pub struct PullRequest {
     pub reference: String,
     /// Shown to the registry only.
     pub credentials: Option<Credentials>,
+    /// The Kubernetes namespace of the pod that needs it, whose signature policy counts.
+    pub namespace: Option<String>,
 }
 
 /// The images of a node. Cheap to clone.
@@ -85,8 +96,8 @@ pub struct Images(Arc<Shared>);
 
 struct Shared {
     workshop: Arc<Workshop>,
-    registries: Arc<Registries>,
-    parallel: usize,
+    registries: RwLock<Arc<Registries>>,
+    policy: RwLock<PolicySource>,
     under_way: Mutex<Vec<Arc<UnderWay>>>,
 }
 
@@ -96,6 +107,7 @@ type Outcome = Result<Arc<Image>, Arc<Error>>;
 struct UnderWay {
     reference: Reference,
     credentials: Option<Credentials>,
+    policy: Option<Arc<Policy>>,
     state: Arc<PullState>,
     outcome: watch::Receiver<Option<Outcome>>,
 }
@@ -107,12 +119,13 @@ impl std::fmt::Debug for Images {
 }
 
 impl Images {
-    /// Reads the records, drops images that are broken, and removes what no image needs.
+    /// Reads the records, drops images that are broken, and removes what no image needs. Layers whose trees were
+    /// changed are looked for afterwards, in the background.
     ///
     /// # Errors
     /// When the database or the directory cannot be read.
     pub async fn open(config: ImagesConfig) -> Result<Self, Error> {
-        let registries = Arc::new(Registries::new(config.registry_dirs, config.retries));
+        let registries = Arc::new(Registries::new(config.registries));
         let mut pinned = BTreeSet::new();
         for reference in &config.pinned {
             pinned.extend(reference.repo_tag());
@@ -122,7 +135,7 @@ impl Images {
         let (platform, limits) = (config.platform, config.limits);
         let workshop = blocking("opening the images", move || -> Result<Workshop, Error> {
             let content = Content::open(&root)?;
-            let catalog = Catalog::open(&store, pinned, |image| {
+            let catalog = Catalog::open(&store, Some(root.join("images.json")), pinned, |image| {
                 is_whole(image, &content, snapshots.as_ref())
             })?;
             let in_use = catalog.in_use();
@@ -133,15 +146,18 @@ impl Images {
             Ok(Workshop::new(snapshots, content, catalog, platform, limits))
         })
         .await??;
-        Ok(Self(Arc::new(Shared {
+        let images = Self(Arc::new(Shared {
             workshop: Arc::new(workshop),
-            registries,
-            parallel: config.max_concurrent_downloads,
+            registries: RwLock::new(registries),
+            policy: RwLock::new(config.policy),
             under_way: Mutex::new(Vec::new()),
-        })))
+        }));
+        damage::look(&images);
+        Ok(images)
     }
 
-    /// Pulls an image, or joins the same pull that is under way (same reference and credentials).
+    /// Pulls an image, or joins the same pull that is under way (same reference, credentials and signature
+    /// policy).
     /// Dropping the future leaves the pull running.
     ///
     /// # Errors
@@ -149,7 +165,8 @@ impl Images {
     /// that is refused, `ResourceExhausted` for limits and a full disk.
     pub async fn pull(&self, request: PullRequest, progress: &dyn Progress) -> Result<Arc<Image>, Error> {
         let reference: Reference = request.reference.parse()?;
-        let pull = self.join(reference, request.credentials);
+        let policy = self.policy_for(&reference, request.namespace).await?;
+        let pull = self.join(reference, request.credentials, policy);
         let mut outcome = pull.outcome.clone();
         let mut seen = Vec::new();
         let mut ticks = tokio::time::interval(TICK);
@@ -168,10 +185,37 @@ impl Images {
         }
     }
 
-    fn join(&self, reference: Reference, credentials: Option<Credentials>) -> Arc<UnderWay> {
+    /// The policy that counts; none that cannot be used is ever left out.
+    async fn policy_for(
+        &self,
+        reference: &Reference,
+        namespace: Option<String>,
+    ) -> Result<Option<Arc<Policy>>, Error> {
+        let source = {
+            let policy = self.0.policy.read().unwrap_or_else(PoisonError::into_inner);
+            policy.clone()
+        };
+        blocking("reading a signature policy", move || {
+            source.policy_for(namespace.as_deref())
+        })
+        .await?
+        .map_err(|source| Error::Policy {
+            image: reference.to_string(),
+            source,
+        })
+    }
+
+    fn join(
+        &self,
+        reference: Reference,
+        credentials: Option<Credentials>,
+        policy: Option<Arc<Policy>>,
+    ) -> Arc<UnderWay> {
         let shared = &self.0;
         let mut under_way = shared.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |pull: &&Arc<UnderWay>| pull.reference == reference && pull.credentials == credentials;
+        let same = |pull: &&Arc<UnderWay>| {
+            pull.reference == reference && pull.credentials == credentials && pull.policy == policy
+        };
         if let Some(pull) = under_way.iter().find(same) {
             return Arc::clone(pull);
         }
@@ -180,23 +224,24 @@ impl Images {
         let entry = Arc::new(UnderWay {
             reference: reference.clone(),
             credentials: credentials.clone(),
+            policy: policy.clone(),
             state: Arc::clone(&state),
             outcome,
         });
         under_way.push(Arc::clone(&entry));
         let pull = Pull {
             workshop: Arc::clone(&shared.workshop),
-            registries: Arc::clone(&shared.registries),
+            registries: shared.registries(),
             reference,
             credentials,
+            policy,
             state,
-            parallel: shared.parallel,
         };
         let leaving = Leaving {
             shared: Arc::clone(shared),
             entry: Arc::clone(&entry),
         };
-        tokio::spawn(async move {
+        let work = async move {
             let outcome = pull.run().await;
             if let Err(error) = &outcome {
                 leaving.shared.after_failure(error.kind()).await;
@@ -206,8 +251,27 @@ impl Images {
             drop(leaving);
             // Nobody needs to wait for it.
             let _ = sender.send(Some(outcome));
-        });
+        };
+        tokio::spawn(work.in_current_span());
         entry
+    }
+
+    /// How registries are found and asked by pulls that begin from now on. What is known of hosts that
+    /// cannot be reached stays.
+    pub fn set_registries(&self, config: RegistryConfig) {
+        let mut registries = self.0.registries.write().unwrap_or_else(PoisonError::into_inner);
+        *registries = Arc::new(registries.reconfigured(config));
+    }
+
+    /// Registry hosts that are being left alone since they could not be reached, by name. No IO.
+    #[must_use]
+    pub fn paused_hosts(&self) -> Vec<HostPause> {
+        self.0.registries().paused()
+    }
+
+    /// Which images may be pulled from now on.
+    pub fn set_policy(&self, policy: PolicySource) {
+        *self.0.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
     /// All images, by id. No IO.
@@ -233,6 +297,7 @@ impl Images {
             return Ok(None);
         };
         let id = image.id.to_string();
+        entering("image.remove_documents");
         let workshop = Arc::clone(&self.0.workshop);
         let removed = Arc::clone(&image);
         {
@@ -248,6 +313,7 @@ impl Images {
             })
             .await??;
         }
+        entering("image.remove_layers");
         self.collect(id).await?;
         Ok(Some(image))
     }
@@ -276,7 +342,20 @@ impl Images {
     /// # Errors
     /// As [`Images::pull`], and when the archive cannot be read.
     pub async fn load(&self, path: &Path, name: Option<&Reference>) -> Result<Vec<Arc<Image>>, Error> {
-        let loaded = load::load(&self.0.workshop, path, name, self.0.parallel).await;
+        self.load_from(Source::Path(path.to_owned()), name).await
+    }
+
+    /// The same of an archive that a client has sent, in a file that nobody else writes.
+    ///
+    /// # Errors
+    /// As [`Images::load`].
+    pub async fn load_sent(&self, archive: File) -> Result<Vec<Arc<Image>>, Error> {
+        self.load_from(Source::Sent(archive), None).await
+    }
+
+    async fn load_from(&self, source: Source, name: Option<&Reference>) -> Result<Vec<Arc<Image>>, Error> {
+        let parallel = self.0.registries().downloads().layers.max(1);
+        let loaded = load::load(&self.0.workshop, source, name, parallel).await;
         if loaded.is_err() {
             self.0.collect_or_warn().await;
         }
@@ -292,22 +371,25 @@ impl Images {
         blocking("reading a document", move || content.read(&digest)).await?
     }
 
-    /// What the images take of the disk, each layer counted once. No IO.
+    /// What the images take of the disk, each layer counted once; those of removed images too, that
+    /// containers still need, for they take it. No IO.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let workshop = &self.0.workshop;
-        let in_use = workshop.catalog.in_use();
-        let layers = in_use.layers.iter();
-        let layers = layers.filter_map(|layer| workshop.snapshots.layer_usage(layer));
-        let documents = in_use.documents.values().map(|bytes| Usage {
+        let documents = workshop.catalog.in_use().documents;
+        let documents = documents.values().map(|bytes| Usage {
             bytes: bytes.next_multiple_of(BLOCK),
             inodes: 1,
         });
-        layers.chain(documents).sum()
+        documents.sum::<Usage>() + workshop.snapshots.usage()
     }
 }
 
 impl Shared {
+    fn registries(&self) -> Arc<Registries> {
+        Arc::clone(&self.registries.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     async fn collect(&self, image: String) -> Result<Usage, Error> {
         let workshop = Arc::clone(&self.workshop);
         blocking("removing layers", move || {

@@ -1,11 +1,15 @@
 //! Images from archives: OCI layouts (directory or tar) and what `docker save` writes.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Seek as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_snapshot::{Prepared, Unpacked};
 use coracle_types::Digest;
+use coracle_types::time::UnixNanos;
 use futures::StreamExt;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -13,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
 use crate::assemble::{Announced, LayerJob, Plan, Workshop, blocking, unpack};
-use crate::catalog::{Image, Names};
-use crate::decode::Budget;
+use crate::catalog::{Image, MAX_NAMES, Names};
+use crate::decode::{BlobError, Budget};
 use crate::error::Error;
-use crate::manifest::{Descriptor, Document, ImageConfig, Index};
+use crate::inflate::inflated;
+use crate::manifest::{Descriptor, Document, ImageConfig, Index, LAYER, MalformedDocument, written};
+use crate::origin::{ArchiveFile, Origin};
 use crate::platform::Platform;
 use crate::pull::unpack_error;
 use crate::reference::Reference;
@@ -34,15 +40,45 @@ struct Found {
     files: Vec<String>,
 }
 
+/// An archive to load.
+pub(crate) enum Source {
+    /// By its name on this node.
+    Path(PathBuf),
+    /// What a client sent, in a file without a name.
+    Sent(File),
+}
+
+impl Source {
+    /// Opens it; one that is compressed is unpacked first, into a file without a name.
+    fn open(self, workshop: &Workshop) -> Result<(Archive, PathBuf), Error> {
+        let (file, path) = match self {
+            Self::Path(path) => (Archive::open_file_at(&path)?, path),
+            Self::Sent(file) => (file, PathBuf::from(SENT)),
+        };
+        let mut file = inflated(file, &path, workshop)?;
+        // Whoever wrote it is at its end.
+        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            file.rewind().map_err(|error| Error::Archive {
+                path: path.clone(),
+                reason: error.to_string(),
+            })?;
+        }
+        Ok((Archive::of(file, &path)?, path))
+    }
+}
+
+/// How an archive that a client sent is called.
+const SENT: &str = "-";
+
 pub(crate) async fn load(
     workshop: &Arc<Workshop>,
-    path: &Path,
+    source: Source,
     name: Option<&Reference>,
     parallel: usize,
 ) -> Result<Vec<Arc<Image>>, Error> {
-    let (path, name, platform) = (path.to_owned(), name.cloned(), workshop.platform.clone());
+    let (shop, name, platform) = (Arc::clone(workshop), name.cloned(), workshop.platform.clone());
     let (archive, found) = blocking("reading an archive", move || -> Result<_, Error> {
-        let archive = Archive::open(&path)?;
+        let (archive, path) = source.open(&shop)?;
         let reading = Reading {
             archive: &archive,
             platform: &platform,
@@ -126,7 +162,15 @@ async fn layer(
         let (source, _) = archive
             .open_file(&file)
             .map_err(|error| archive.refused(format!("{file:?}: {error}")))?;
-        unpack(writer, source, &job, budget).map_err(|error| unpack_error(error, &job))
+        unpack(writer, source, &job, budget).map_err(|error| match unpack_error(error, &job) {
+            // No registry sent it: asking again brings the same.
+            Error::Blob {
+                layer,
+                source: source @ (BlobError::Digest { .. } | BlobError::Length { .. }),
+                ..
+            } => archive.refused(format!("layer {layer}: {source}")),
+            other => other,
+        })
     })
     .await?
 }
@@ -150,11 +194,29 @@ struct DockerImage {
 }
 
 impl Reading<'_> {
+    fn origins<'b>(&self, files: impl Iterator<Item = (&'b Digest, String)>) -> BTreeMap<Digest, Origin> {
+        let origin = |file| Origin {
+            hosts: Vec::new(),
+            archive: Some(ArchiveFile {
+                path: self.path.to_owned(),
+                file,
+            }),
+            at: UnixNanos::now(),
+        };
+        files
+            .map(|(digest, file)| (digest.clone(), origin(file)))
+            .collect()
+    }
+
     fn image_name(&self) -> String {
         self.path.display().to_string()
     }
 
-    fn refuse(&self, source: crate::manifest::MalformedDocument) -> Error {
+    fn refuse(&self, source: MalformedDocument) -> Error {
+        // The archive is there, it only is not for this node: nothing was sought that is not found.
+        if let MalformedDocument::NoPlatform { .. } = source {
+            return self.archive.refused(source.to_string());
+        }
         Error::Document {
             image: self.image_name(),
             source,
@@ -213,11 +275,17 @@ impl Reading<'_> {
         let config = ImageConfig::parse(&config_bytes, self.platform, manifest.layers.len())
             .map_err(|source| self.refuse(source))?;
         documents.push((manifest.config.digest.clone(), config_bytes));
-        let files = manifest
+        let files: Vec<String> = manifest
             .layers
             .iter()
             .map(|layer| blob_path(&layer.digest))
             .collect();
+        let named = documents.iter().map(|(digest, _)| (digest, blob_path(digest)));
+        let layers = manifest
+            .layers
+            .iter()
+            .map(|layer| (&layer.digest, blob_path(&layer.digest)));
+        let origins = self.origins(named.chain(layers));
         Ok(Found {
             names: self.names_of(entry)?,
             plan: Plan {
@@ -225,7 +293,9 @@ impl Reading<'_> {
                 id: manifest.config.digest,
                 config,
                 layers: manifest.layers,
+                origins,
                 documents,
+                artifact: None,
             },
             announced: Announced::ByMediaType,
             files,
@@ -292,14 +362,27 @@ impl Reading<'_> {
         let files = image.layers.unwrap_or_default();
         let config =
             ImageConfig::parse(&bytes, self.platform, files.len()).map_err(|source| self.refuse(source))?;
-        let layers = files
+        let layers: Vec<Descriptor> = files
             .iter()
             .zip(&config.diff_ids)
             .map(|(file, diff_id)| self.docker_layer(file, diff_id))
             .collect::<Result<_, _>>()?;
-        let names = image
-            .repo_tags
-            .unwrap_or_default()
+        // The archive has none: whoever saves or pushes the image needs one.
+        let manifest = Bytes::from(written(&id, bytes.len() as u64, &layers));
+        let manifest = (Digest::from_sha256(&Sha256::digest(&manifest).into()), manifest);
+        let blobs = layers
+            .iter()
+            .map(|layer| &layer.digest)
+            .zip(files.iter().cloned());
+        let origins = self.origins(blobs.chain([(&id, image.config.clone())]));
+        let names = image.repo_tags.unwrap_or_default();
+        if names.len() > MAX_NAMES {
+            return Err(self.archive.refused(format!(
+                "an image in it has {} names, the limit is {MAX_NAMES}",
+                names.len()
+            )));
+        }
+        let names = names
             .iter()
             .map(|tag| tag.parse::<Reference>())
             .collect::<Result<Vec<_>, _>>()?;
@@ -318,7 +401,9 @@ impl Reading<'_> {
                 id: id.clone(),
                 config,
                 layers,
-                documents: vec![(id, bytes.into())],
+                origins,
+                documents: vec![(id, bytes.into()), manifest],
+                artifact: None,
             },
             announced: Announced::Nothing,
             files,
@@ -331,8 +416,12 @@ impl Reading<'_> {
         let failed = |error: std::io::Error| self.archive.refused(format!("{file:?}: {error}"));
         let (mut source, size) = self.archive.open_file(file).map_err(failed)?;
         let first = source.fill_buf().map_err(failed)?;
-        let compressed = first.starts_with(&[0x1f, 0x8b]) || first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-        let digest = if compressed {
+        let suffix = match first {
+            [0x1f, 0x8b, ..] => "+gzip",
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => "+zstd",
+            _ => "",
+        };
+        let digest = if !suffix.is_empty() {
             let mut hasher = Sha256::new();
             std::io::copy(&mut source, &mut hasher).map_err(failed)?;
             Digest::from_sha256(&hasher.finalize().into())
@@ -340,10 +429,10 @@ impl Reading<'_> {
             diff_id.clone()
         };
         Ok(Descriptor {
-            media_type: String::new(),
+            media_type: format!("{LAYER}{suffix}"),
             digest,
             size,
-            annotations: std::collections::BTreeMap::new(),
+            annotations: BTreeMap::new(),
         })
     }
 }

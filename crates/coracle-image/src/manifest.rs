@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::platform::Platform;
 use crate::settings::ImageSettings;
+use crate::words;
 
 /// Longest manifest, index or configuration that is read, in bytes (OCI distribution
 /// specification: registries should take manifests up to 4 MiB).
@@ -18,8 +19,29 @@ pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// Base of the media types of layers.
+pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// A manifest written for an image that has none, or that is made anew.
+pub(crate) fn written(config: &Digest, config_size: u64, layers: &[Descriptor]) -> Vec<u8> {
+    let layers: Vec<_> = layers
+        .iter()
+        .map(|layer| {
+            serde_json::json!({"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size})
+        })
+        .collect();
+    serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, "digest": config, "size": config_size},
+        "layers": layers,
+    })
+    .to_string()
+    .into_bytes()
+}
 
 /// A manifest, index or configuration that is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -110,6 +132,23 @@ pub(crate) struct ImageConfig {
     pub(crate) diff_ids: Vec<Digest>,
 }
 
+/// Whether bytes that were served with a media type are a manifest or index that a pull would take.
+///
+/// # Errors
+/// Why it would not.
+pub fn check(bytes: &[u8], served: &str) -> Result<(), MalformedDocument> {
+    Document::parse(bytes, served).map(drop)
+}
+
+/// Whether bytes are a configuration that a pull on this machine would take for an image of so many
+/// layers.
+///
+/// # Errors
+/// Why it would not.
+pub fn check_config(bytes: &[u8], layers: usize) -> Result<(), MalformedDocument> {
+    ImageConfig::parse(bytes, &Platform::host(), layers).map(drop)
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawDescriptor {
@@ -130,6 +169,9 @@ struct RawPlatform {
     architecture: String,
     #[serde(default)]
     variant: String,
+    /// What the image wants of the node's system besides; `os.version` counts for Windows only.
+    #[serde(default, rename = "os.features", deserialize_with = "null_is_default")]
+    os_features: Vec<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -145,6 +187,12 @@ struct RawDocument {
     manifests: Option<Vec<RawDescriptor>>,
 }
 
+/// Whether a layer of this type may be left out of registries (OCI image specification, layer.md,
+/// "Non-Distributable Layers").
+pub(crate) fn is_foreign(media_type: &str) -> bool {
+    media_type.contains(".nondistributable.") || media_type.contains(".foreign.")
+}
+
 fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -153,8 +201,14 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// The beginning of what a document says.
 fn cut(text: &str) -> String {
-    text.chars().take(80).collect()
+    words::cut(text, 80)
+}
+
+/// A platform as an image wrote it.
+fn unquoted(platform: &Platform) -> String {
+    words::one_line(&platform.to_string(), 80)
 }
 
 fn json(what: &'static str, error: &serde_json::Error) -> MalformedDocument {
@@ -210,24 +264,44 @@ impl Document {
             });
         };
         let config = descriptor(config, "config")?;
-        if !raw.artifact_type.is_empty() || ![CONFIG, DOCKER_CONFIG].contains(&config.media_type.as_str()) {
-            let media_type = if raw.artifact_type.is_empty() {
-                &config.media_type
-            } else {
-                &raw.artifact_type
-            };
-            return Err(MalformedDocument::NotAnImage {
-                media_type: cut(media_type),
-            });
+        if let Some(media_type) = artifact_type(&raw.artifact_type, &config) {
+            return Err(MalformedDocument::NotAnImage { media_type });
         }
-        let layers = raw
-            .layers
-            .unwrap_or_default()
-            .into_iter()
-            .map(|layer| descriptor(layer, "layers"))
-            .collect::<Result<_, _>>()?;
+        let layers = descriptors(raw.layers)?;
         Ok(Self::Manifest(Manifest { config, layers }))
     }
+}
+
+impl Manifest {
+    /// Reads the manifest of an artifact: one that [`Document::parse`] says is not an image.
+    pub(crate) fn of_artifact(bytes: &[u8]) -> Result<Self, MalformedDocument> {
+        let raw: RawDocument = serde_json::from_slice(bytes).map_err(|error| json("manifest", &error))?;
+        let config = raw.config.ok_or_else(|| MalformedDocument::Json {
+            what: "manifest",
+            reason: "it has no `config`".to_owned(),
+        })?;
+        Ok(Self {
+            config: descriptor(config, "config")?,
+            layers: descriptors(raw.layers)?,
+        })
+    }
+}
+
+/// What sort of artifact a manifest is of; `None` for an image (OCI image specification, manifest.md,
+/// "Guidelines for Artifact Usage").
+fn artifact_type(named: &str, config: &Descriptor) -> Option<String> {
+    if !named.is_empty() {
+        return Some(cut(named));
+    }
+    let of_image = [CONFIG, DOCKER_CONFIG].contains(&config.media_type.as_str());
+    (!of_image).then(|| cut(&config.media_type))
+}
+
+fn descriptors(raw: Option<Vec<RawDescriptor>>) -> Result<Vec<Descriptor>, MalformedDocument> {
+    raw.unwrap_or_default()
+        .into_iter()
+        .map(|layer| descriptor(layer, "layers"))
+        .collect()
 }
 
 /// A document's form, its own media type and the type it was served by must tell one story.
@@ -260,7 +334,12 @@ fn index(manifests: Vec<RawDescriptor>) -> Result<Index, MalformedDocument> {
         .map(|mut raw| {
             let platform = raw.platform.take().map(|platform| Platform {
                 os: platform.os,
-                architecture: platform.architecture,
+                // What wants more than an image can have here is for another architecture.
+                architecture: if platform.os_features.is_empty() {
+                    platform.architecture
+                } else {
+                    format!("{} with features", platform.architecture)
+                },
                 variant: platform.variant,
             });
             Ok((descriptor(raw, "manifests")?, platform))
@@ -305,7 +384,7 @@ impl Index {
             .filter_map(|(_, platform)| platform.as_ref())
             .filter(|platform| platform.os != "unknown")
             .take(16)
-            .map(|platform| cut(&platform.to_string()))
+            .map(unquoted)
             .collect();
         if names.is_empty() {
             "nothing".to_owned()
@@ -373,7 +452,7 @@ impl ImageConfig {
         if wanted.rank(&platform).is_none() {
             return Err(MalformedDocument::NoPlatform {
                 wanted: wanted.to_string(),
-                offered: cut(&platform.to_string()),
+                offered: unquoted(&platform),
             });
         }
         if raw.rootfs.kind != "layers" {

@@ -1,9 +1,12 @@
 //! How far a pull is, layer by layer, at the price of a few atomic counters.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_types::Digest;
+
+use crate::origin::Origin;
 
 /// What is being done with a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct LayerProgress {
     pub done: u64,
     /// Compressed bytes in all.
     pub total: u64,
+    /// Hosts that gave it, once it is here; more than one when it was picked up again elsewhere.
+    pub hosts: Vec<String>,
 }
 
 /// Is told how a pull goes: each layer once at first, then whenever something changed, at most ten
@@ -55,8 +60,9 @@ impl Progress for () {
 pub(crate) struct LayerState {
     digest: Digest,
     total: u64,
-    done: AtomicU64,
+    done: Arc<AtomicU64>,
     phase: AtomicU8,
+    hosts: Mutex<BTreeSet<String>>,
 }
 
 impl LayerState {
@@ -64,8 +70,9 @@ impl LayerState {
         Self {
             digest,
             total,
-            done: AtomicU64::new(0),
+            done: Arc::default(),
             phase: AtomicU8::new(0),
+            hosts: Mutex::default(),
         }
     }
 
@@ -76,8 +83,26 @@ impl LayerState {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
+    /// Sets what has gone, for a body that outlives the borrow.
+    pub(crate) fn counter(&self) -> impl Fn(u64) + Send + Clone + use<> {
+        let done = Arc::clone(&self.done);
+        move |bytes| done.store(bytes, Ordering::Relaxed)
+    }
+
     pub(crate) fn set_done(&self, bytes: u64) {
         self.done.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn came_from(&self, hosts: &BTreeSet<String>) {
+        self.hosts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(hosts.iter().cloned());
+    }
+
+    fn hosts(&self) -> Vec<String> {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.iter().cloned().collect()
     }
 
     fn snapshot(&self) -> LayerProgress {
@@ -86,6 +111,7 @@ impl LayerState {
             phase: PHASES[usize::from(self.phase.load(Ordering::Relaxed)) % PHASES.len()],
             done: self.done.load(Ordering::Relaxed),
             total: self.total,
+            hosts: self.hosts(),
         }
     }
 }
@@ -97,6 +123,16 @@ pub(crate) struct PullState(Mutex<Vec<Arc<LayerState>>>);
 impl PullState {
     pub(crate) fn set_layers(&self, layers: Vec<Arc<LayerState>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = layers;
+    }
+
+    /// Where the layers that were downloaded came from.
+    pub(crate) fn origins(&self) -> BTreeMap<Digest, Origin> {
+        let layers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = layers.iter().map(|layer| (layer.digest.clone(), layer.hosts()));
+        hosts
+            .filter(|(_, hosts)| !hosts.is_empty())
+            .map(|(digest, hosts)| (digest, Origin::hosts(hosts)))
+            .collect()
     }
 
     /// Tells `progress` what differs from `seen`, which becomes what is so now.

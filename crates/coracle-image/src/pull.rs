@@ -1,10 +1,14 @@
 //! One pull: reference to manifest to platform to layers, all verified, to a published image.
 
+mod artifact;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coracle_snapshot::{Prepared, Unpacked};
-use coracle_types::Digest;
+use coracle_sys::steps::entering;
 use coracle_types::image::Credentials;
+use coracle_types::{Digest, Kind, Kinded};
 use futures::future::join_all;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -14,14 +18,17 @@ use crate::catalog::{Image, Names};
 use crate::decode::{BlobError, Budget};
 use crate::download::Feed;
 use crate::error::Error;
-use crate::manifest::{Document, ImageConfig, Manifest};
+use crate::manifest::{Document, ImageConfig, MalformedDocument, Manifest, is_foreign};
+use crate::origin::Origin;
+use crate::policy::{Policy, Refusal};
 use crate::progress::{LayerPhase, LayerState, PullState};
 use crate::reference::Reference;
 use crate::registry::error::RegistryError;
 use crate::registry::{Fetched, Registries, Session, Target};
 
-/// Chunks between network and unpacker; each is at most what one read of a connection gives.
-const CHUNKS: usize = 16;
+/// Chunks between network and unpacker; each is at most what one read of a connection gives, some 400 KiB where it
+/// is fast: with more of them, three layers at a time took the memory that one pull may have.
+const CHUNKS: usize = 4;
 /// Indexes that may lead to each other before a manifest comes.
 const MAX_INDEXES: usize = 2;
 
@@ -31,13 +38,19 @@ pub(crate) struct Pull {
     pub(crate) registries: Arc<Registries>,
     pub(crate) reference: Reference,
     pub(crate) credentials: Option<Credentials>,
+    /// Which images may be pulled; `None` allows all.
+    pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) state: Arc<PullState>,
-    /// Layers that are downloaded and unpacked at a time.
-    pub(crate) parallel: usize,
 }
 
 impl Pull {
     pub(crate) async fn run(self) -> Result<Arc<Image>, Error> {
+        if let Some(policy) = &self.policy {
+            // What is refused by its name needs no registry.
+            policy
+                .by_name(&self.reference)
+                .map_err(|source| self.refused(source))?;
+        }
         let session = self
             .registries
             .session(&self.reference, self.credentials.as_ref())
@@ -50,9 +63,18 @@ impl Pull {
         if let Some(image) = self.unchanged(&session, &target).await? {
             return Ok(image);
         }
-        let (plan, root) = self.plan(&session, &target).await?;
+        entering("pull.documents");
+        let (mut plan, root) = self.plan(&session, &target).await?;
+        if plan.artifact.is_some() {
+            entering("pull.layers");
+            let layer = self.artifact_layer(&session, &plan).await?;
+            plan.origins.extend(self.state.origins());
+            return self.workshop.publish(plan, vec![layer], self.names(&root)).await;
+        }
         let jobs = plan.jobs(&self.workshop.limits, Announced::ByMediaType)?;
+        entering("pull.layers");
         let layers = self.layers(&session, jobs).await?;
+        plan.origins.extend(self.state.origins());
         self.workshop.publish(plan, layers, self.names(&root)).await
     }
 
@@ -61,6 +83,42 @@ impl Pull {
             tag: self.reference.repo_tag(),
             digest: Some(self.reference.repo_digest(root)),
         }]
+    }
+
+    fn refused(&self, source: Refusal) -> Error {
+        Error::Refused {
+            image: self.reference.to_string(),
+            source,
+        }
+    }
+
+    /// Asks the policy, before anything is fetched that an unsigned manifest names.
+    async fn judge(&self, session: &Session, digests: &[Digest]) -> Result<(), Error> {
+        match &self.policy {
+            Some(policy) => policy
+                .judge(session, &self.reference, digests)
+                .await
+                .map_err(|source| self.refused(source)),
+            None => Ok(()),
+        }
+    }
+
+    /// The digests that lead from `root` to the manifest of an image that is here.
+    async fn path_to_manifest(&self, root: &Digest) -> Result<Vec<Digest>, Error> {
+        let mut path = vec![root.clone()];
+        while self.policy.is_some() && path.len() <= MAX_INDEXES {
+            let (content, digest) = (self.workshop.content.clone(), path[path.len() - 1].clone());
+            let bytes = blocking("reading a document", move || content.read(&digest)).await??;
+            let next = match Document::parse(&bytes, "") {
+                Ok(Document::Index(index)) => index.select(&self.workshop.platform).ok().cloned(),
+                _ => None,
+            };
+            match next {
+                Some(next) => path.push(next.digest),
+                None => break,
+            }
+        }
+        Ok(path)
     }
 
     fn registry_error(&self, source: RegistryError) -> Error {
@@ -85,6 +143,7 @@ impl Pull {
         };
         let tag = self.reference.repo_tag();
         if tag.is_none_or(|tag| image.repo_tags.contains(&tag)) {
+            self.judge(session, &self.path_to_manifest(&root).await?).await?;
             return Ok(Some(image));
         }
         Ok(None)
@@ -97,19 +156,27 @@ impl Pull {
             image: name.clone(),
             source,
         };
-        let mut documents = Vec::new();
+        let (mut documents, mut origins) = (Vec::new(), BTreeMap::new());
         let fetched = session
             .manifest(target)
             .await
             .map_err(|source| self.registry_error(source))?;
         let root = fetched.digest.clone();
-        let mut document = Document::parse(&fetched.bytes, &fetched.media_type).map_err(refuse)?;
+        let mut document = Document::parse(&fetched.bytes, &fetched.media_type);
+        origins.insert(fetched.digest.clone(), Origin::hosts([fetched.host]));
         documents.push((fetched.digest, fetched.bytes));
         let manifest: Manifest = loop {
             let index = match document {
-                Document::Manifest(manifest) => break manifest,
-                Document::Index(index) if documents.len() <= MAX_INDEXES => index,
-                Document::Index(_) => {
+                Ok(Document::Manifest(manifest)) => break manifest,
+                Err(MalformedDocument::NotAnImage { media_type }) => {
+                    self.judge(session, &digests_of(&documents)).await?;
+                    let mut plan = self.artifact_plan(media_type, documents)?;
+                    plan.origins = origins;
+                    return Ok((plan, root));
+                }
+                Err(malformed) => return Err(refuse(malformed)),
+                Ok(Document::Index(index)) if documents.len() <= MAX_INDEXES => index,
+                Ok(Document::Index(_)) => {
                     return Err(Error::Limit {
                         image: name.clone(),
                         what: "indexes inside each other",
@@ -123,27 +190,32 @@ impl Pull {
                 .manifest(&Target::Digest(chosen.digest.clone()))
                 .await
                 .map_err(|source| self.registry_error(source))?;
-            document = Document::parse(&next.bytes, &next.media_type).map_err(refuse)?;
-            if !chosen.media_type.is_empty() {
+            document = Document::parse(&next.bytes, &next.media_type);
+            if !chosen.media_type.is_empty() && document.is_ok() {
                 // The index's word on what this is counts as much as the header's.
-                Document::parse(&next.bytes, &chosen.media_type).map_err(refuse)?;
+                document = Document::parse(&next.bytes, &chosen.media_type);
             }
+            origins.insert(next.digest.clone(), Origin::hosts([next.host]));
             documents.push((next.digest, next.bytes));
         };
+        self.judge(session, &digests_of(&documents)).await?;
         let config = &manifest.config;
-        let bytes = session
+        let (bytes, host) = session
             .small_blob(&config.digest, config.size)
             .await
             .map_err(|source| self.registry_error(source))?;
         let parsed = ImageConfig::parse(&bytes, &self.workshop.platform, manifest.layers.len());
         let parsed = parsed.map_err(refuse)?;
+        origins.insert(config.digest.clone(), Origin::hosts([host]));
         documents.push((config.digest.clone(), bytes));
         let plan = Plan {
             id: manifest.config.digest,
             config: parsed,
             layers: manifest.layers,
             documents,
+            origins,
             name,
+            artifact: None,
         };
         Ok((plan, root))
     }
@@ -159,7 +231,7 @@ impl Pull {
         let crew = Crew {
             pull: self,
             session,
-            turns: Semaphore::new(self.parallel.max(1)),
+            turns: Semaphore::new(self.registries.downloads().layers.max(1)),
             budget: Arc::new(Budget::new(self.workshop.limits.unpacked)),
             stop: CancellationToken::new(),
         };
@@ -188,6 +260,10 @@ impl Pull {
         }
         failure.map_or(Ok(unpacked), Err)
     }
+}
+
+fn digests_of(documents: &[(Digest, bytes::Bytes)]) -> Vec<Digest> {
+    documents.iter().map(|(digest, _)| digest.clone()).collect()
 }
 
 /// The layers of one pull share this.
@@ -233,18 +309,19 @@ impl Crew<'_> {
             let (fed, unpacked) = futures::future::join(feeding, unpacking).await;
             match (fed, unpacked?) {
                 (_, Ok(unpacked)) => {
+                    state.came_from(&feed.hosts);
                     state.enter(LayerPhase::Done);
                     return Ok(unpacked);
                 }
                 (None, Err(_)) => return Err(STOPPED),
-                (Some(Err(error)), Err(_)) => return Err(self.pull.registry_error(error)),
+                (Some(Err(error)), Err(_)) => return Err(self.download_error(error, &job)),
                 (Some(Ok(())), Err(UnpackError::Blob(refusal)))
                     if self.another_host_may_do_better(&refusal, &feed) =>
                 {
                     tracing::warn!(layer = %job.blob.digest, %refusal, "the layer is taken from another host");
                     state.set_done(0);
                 }
-                (Some(Ok(())), Err(error)) => return Err(self.unpack_error(error, &job)),
+                (Some(Ok(())), Err(error)) => return Err(unpack_error(error, &job)),
             }
         }
     }
@@ -256,8 +333,15 @@ impl Crew<'_> {
         damaged && feed.hosts.iter().all(|host| self.session.avoid(host))
     }
 
-    fn unpack_error(&self, error: UnpackError, job: &LayerJob) -> Error {
-        unpack_error(error, job)
+    fn download_error(&self, source: RegistryError, job: &LayerJob) -> Error {
+        if source.kind() == Kind::NotFound && is_foreign(&job.blob.media_type) {
+            return Error::Foreign {
+                image: job.layer.image.clone(),
+                layer: job.blob.digest.clone(),
+                source,
+            };
+        }
+        self.pull.registry_error(source)
     }
 }
 

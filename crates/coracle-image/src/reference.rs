@@ -121,11 +121,11 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         check_tag(tag)?;
     }
     let (registry, repository) = split_registry(name);
-    let registry = match registry {
+    let registry = match registry.map(str::to_ascii_lowercase).as_deref() {
         None | Some("index.docker.io" | "registry-1.docker.io") => DEFAULT_REGISTRY.to_owned(),
         Some(registry) => {
             check_registry(registry)?;
-            registry.to_ascii_lowercase()
+            registry.to_owned()
         }
     };
     check_repository(repository)?;
@@ -165,17 +165,11 @@ fn split_tag(text: &str) -> (&str, Option<&str>) {
 /// The first component is a registry when it looks like a host: a dot, a port, `localhost`, brackets.
 fn split_registry(name: &str) -> (Option<&str>, &str) {
     match name.split_once('/') {
-        Some((first, rest))
-            if first.contains(['.', ':', '[']) || first == "localhost" || first.contains(is_upper) =>
-        {
+        Some((first, rest)) if first.contains(['.', ':', '[']) || first.eq_ignore_ascii_case("localhost") => {
             (Some(first), rest)
         }
         _ => (None, name),
     }
-}
-
-fn is_upper(c: char) -> bool {
-    c.is_ascii_uppercase()
 }
 
 fn check_tag(tag: &str) -> Result<(), &'static str> {
@@ -286,6 +280,8 @@ mod tests {
             ("team/app", "docker.io/team/app:latest"),
             ("index.docker.io/busybox", "docker.io/library/busybox:latest"),
             ("localhost/app", "localhost/app:latest"),
+            ("LocalHost/app", "localhost/app:latest"),
+            ("Index.Docker.io/busybox", "docker.io/library/busybox:latest"),
             ("localhost:5000/a/b:x", "localhost:5000/a/b:x"),
             ("[::1]:5000/a", "[::1]:5000/a:latest"),
             ("Registry.Example/a", "registry.example/a:latest"),
@@ -314,6 +310,7 @@ mod tests {
             "@",
             "a:",
             "a/B",
+            "A/a",
             "../etc",
             "a/../b",
             "a//b",

@@ -5,115 +5,148 @@
 
 mod answer;
 pub(crate) mod auth;
+pub(crate) mod breaker;
+pub(crate) mod config;
+pub(crate) mod credentials;
+mod endpoint;
 pub(crate) mod error;
 pub(crate) mod hosts;
 mod session;
 pub(crate) mod transport;
+pub(crate) mod upload;
 
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
-use backon::ExponentialBuilder;
 use coracle_types::image::Credentials;
-use reqwest::header::HeaderValue;
+use tokio::sync::Semaphore;
 use url::Url;
 
-pub(crate) use self::answer::broken_body;
+pub(crate) use self::answer::Body;
 use self::auth::Secret;
+use self::breaker::{Breakers, HostPause};
+use self::config::{Downloads, RegistryConfig};
+use self::credentials::Book;
+use self::endpoint::Endpoint;
 use self::error::RegistryError;
 use self::hosts::{Host, Role};
-pub(crate) use self::session::{Fetched, Session, Target};
+pub(crate) use self::session::{Fetched, Session, Span, Target, Turn};
 use self::transport::{Clients, Patience, Scheme};
 use crate::reference::Reference;
 
-/// The longest `Retry-After` that is honoured; a longer one ends the pull.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
-
-/// How failures that may pass are met.
-#[derive(Debug, Clone)]
-pub struct RetryPolicy {
-    /// Attempts in all, at least 1.
-    pub attempts: usize,
-    /// Wait before the second; it doubles, with jitter.
-    pub first_wait: Duration,
-    /// The longest wait.
-    pub longest_wait: Duration,
-    /// A connection must be made in this time.
-    pub connect_timeout: Duration,
-    /// No byte for this long ends an attempt.
-    pub stall_timeout: Duration,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self {
-            attempts: 4,
-            first_wait: Duration::from_millis(500),
-            longest_wait: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(10),
-            stall_timeout: Duration::from_secs(30),
-        }
-    }
-}
-
-impl RetryPolicy {
-    pub(crate) fn backoff(&self) -> ExponentialBuilder {
-        ExponentialBuilder::default()
-            .with_jitter()
-            .with_min_delay(self.first_wait)
-            .with_max_delay(self.longest_wait)
-            .with_max_times(self.attempts.saturating_sub(1))
-    }
-}
-
-/// The wait before trying again: what the host asked for, else the back-off's; `None` gives up.
-pub(crate) fn wait_for(error: &RegistryError, backoff: Option<Duration>) -> Option<Duration> {
-    match (backoff, error.retry_after()) {
-        (None, _) => None,
-        (Some(_), Some(asked)) if asked > MAX_RETRY_AFTER => None,
-        (Some(backoff), Some(asked)) => Some(backoff.max(asked)),
-        (Some(backoff), None) => Some(backoff),
-    }
-}
+/// Bytes that are fetched at a time of a layer that comes in ranges.
+pub(crate) const PIECE: u64 = 4 << 20;
+/// Pieces of all pulls that may be in memory: 32 MiB.
+const PIECES: usize = 8;
 
 /// All registries, as the node's configuration has them.
 #[derive(Debug)]
 pub(crate) struct Registries {
-    clients: Clients,
-    dirs: Vec<PathBuf>,
-    retries: RetryPolicy,
+    config: RegistryConfig,
+    clients: Arc<Clients>,
+    slots: Arc<Slots>,
+    breakers: Arc<Breakers>,
 }
 
-impl Registries {
-    pub(crate) fn new(dirs: Vec<PathBuf>, retries: RetryPolicy) -> Self {
-        let patience = Patience {
-            connect: retries.connect_timeout,
-            stall: retries.stall_timeout,
-        };
+/// What all downloads share.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    /// One for each connection that brings a blob.
+    pub(crate) connections: Arc<Semaphore>,
+    /// One for each piece in memory.
+    pub(crate) pieces: Arc<Semaphore>,
+    /// What one registry may have of the connections, by its name, while something is pulled from it.
+    shares: Mutex<HashMap<String, Weak<Semaphore>>>,
+    /// How many that are.
+    share: usize,
+}
+
+impl Slots {
+    fn new(downloads: Downloads) -> Self {
         Self {
-            clients: Clients::new(patience),
-            dirs,
-            retries,
+            connections: Arc::new(Semaphore::new(downloads.connections.max(1))),
+            pieces: Arc::new(Semaphore::new(PIECES)),
+            shares: Mutex::default(),
+            share: (downloads.connections.max(1) * 3).div_ceil(4),
         }
     }
 
-    /// The hosts of one pull. Credentials go to the registry itself, or where their
-    /// `server_address` says; to no mirror else.
+    /// One for each connection to a registry: a slow one must leave some to the others.
+    fn share(&self, registry: &str) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(registry).and_then(Weak::upgrade) {
+            return share;
+        }
+        shares.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::new(Semaphore::new(self.share));
+        shares.insert(registry.to_owned(), Arc::downgrade(&share));
+        share
+    }
+}
+
+impl Registries {
+    pub(crate) fn new(config: RegistryConfig) -> Self {
+        Self {
+            clients: Arc::new(clients(&config)),
+            slots: Arc::new(Slots::new(config.downloads)),
+            breakers: Arc::default(),
+            config,
+        }
+    }
+
+    /// The same with another configuration: what is known of hosts stays, connections and the count of
+    /// downloads where they are not concerned.
+    pub(crate) fn reconfigured(&self, config: RegistryConfig) -> Self {
+        let (old, new) = (&self.config, &config);
+        let same_clients = old.proxies == new.proxies
+            && old.retries.connect_timeout == new.retries.connect_timeout
+            && old.retries.stall_timeout == new.retries.stall_timeout;
+        let same_slots = old.downloads.connections == new.downloads.connections;
+        Self {
+            clients: if same_clients {
+                Arc::clone(&self.clients)
+            } else {
+                Arc::new(clients(new))
+            },
+            slots: if same_slots {
+                Arc::clone(&self.slots)
+            } else {
+                Arc::new(Slots::new(new.downloads))
+            },
+            breakers: Arc::clone(&self.breakers),
+            config,
+        }
+    }
+
+    /// How much is fetched at a time.
+    pub(crate) fn downloads(&self) -> Downloads {
+        self.config.downloads
+    }
+
+    /// The hosts that are being left alone.
+    pub(crate) fn paused(&self) -> Vec<HostPause> {
+        self.breakers.paused(Instant::now())
+    }
+
+    /// The hosts of one pull. Credentials of the request go to the registry itself, or where their
+    /// `server_address` says; to no mirror else. A host that gets none of them may have some in the
+    /// node's configuration.
     pub(crate) async fn session(
         &self,
         reference: &Reference,
         credentials: Option<&Credentials>,
     ) -> Result<Session, RegistryError> {
-        let dirs = self.dirs.clone();
-        let registry = reference.registry().to_owned();
-        let hosts = tokio::task::spawn_blocking(move || hosts::hosts_for(&dirs, &registry))
-            .await
-            .map_err(|_| RegistryError::NoHost {
-                registry: reference.registry().to_owned(),
-                capability: "pull",
-            })??;
+        let (config, asked) = (self.config.clone(), reference.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let hosts = hosts::hosts_for(&config, &asked)?;
+            let book = Book::open(&config.credentials, config.auth_file.as_deref())?;
+            Ok::<_, RegistryError>((hosts, book))
+        });
+        let (hosts, book) = found.await.map_err(|_| RegistryError::NoHost {
+            registry: reference.registry().to_owned(),
+            capability: "pull",
+        })??;
         let mut endpoints = Vec::with_capacity(hosts.len());
         for host in hosts {
             let scheme = if host.base.scheme() == "https" {
@@ -121,27 +154,32 @@ impl Registries {
             } else {
                 Scheme::Http
             };
-            let client = self.clients.get(&host.trust, scheme)?;
             let secret = match credentials {
                 Some(credentials) if is_meant(credentials, &host, reference) => Secret::read(credentials)?,
-                _ => Secret::None,
+                _ => own_secret(&book, &host, reference),
             };
-            endpoints.push(Endpoint {
-                name: display_host(&host.base),
-                authorization: Mutex::new(secret.at_once()),
-                client,
-                secret,
-                avoided: AtomicBool::new(false),
-                host,
-            });
+            let client = self.clients.get(&host.trust, scheme)?;
+            let abroad = self.clients.get(&host.trust.abroad(), scheme)?;
+            endpoints.push(Endpoint::new(host, secret, (client, abroad), reference));
         }
         Ok(Session {
             registry: reference.registry().to_owned(),
-            repository: reference.repository().to_owned(),
             endpoints,
-            retries: self.retries.clone(),
+            retries: self.config.retries.clone(),
+            downloads: self.config.downloads,
+            share: self.slots.share(reference.registry()),
+            slots: Arc::clone(&self.slots),
+            breakers: Arc::clone(&self.breakers),
         })
     }
+}
+
+fn clients(config: &RegistryConfig) -> Clients {
+    let patience = Patience {
+        connect: config.retries.connect_timeout,
+        stall: config.retries.stall_timeout,
+    };
+    Clients::new(patience, config.proxies.clone())
 }
 
 fn is_meant(credentials: &Credentials, host: &Host, reference: &Reference) -> bool {
@@ -153,6 +191,16 @@ fn is_meant(credentials: &Credentials, host: &Host, reference: &Reference) -> bo
         || auth::is_for(&credentials.server_address, &display_host(&host.base))
 }
 
+/// What the node has for a host by its own name; for the registry itself also by the reference's.
+fn own_secret(book: &Book, host: &Host, reference: &Reference) -> Secret {
+    let repository = host.repository.as_deref().unwrap_or(reference.repository());
+    let found = book.find(&display_host(&host.base), repository).or_else(|| {
+        let registry = || book.find(reference.registry(), reference.repository());
+        (host.role == Role::Server).then(registry).flatten()
+    });
+    found.unwrap_or_default()
+}
+
 /// Host and port of a URL, for errors: never path or query, which may hold secrets.
 pub(crate) fn display_host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
@@ -162,32 +210,47 @@ pub(crate) fn display_host(url: &Url) -> String {
     }
 }
 
-/// One host within one pull.
-#[derive(Debug)]
-pub(crate) struct Endpoint {
-    name: String,
-    host: Host,
-    client: reqwest::Client,
-    secret: Secret,
-    /// What the last challenge was answered with.
-    authorization: Mutex<Option<HeaderValue>>,
-    /// A mirror that failed is not asked again in this pull.
-    avoided: AtomicBool,
-}
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
 
-impl Endpoint {
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+    use super::*;
+
+    #[test]
+    fn clients_and_slots_are_made_anew_when_what_they_are_made_of_changed() {
+        let begun = Registries::new(RegistryConfig::default());
+        let kept = |change: fn(&mut RegistryConfig)| {
+            let mut config = RegistryConfig::default();
+            change(&mut config);
+            let after = begun.reconfigured(config);
+            (
+                Arc::ptr_eq(&begun.clients, &after.clients),
+                Arc::ptr_eq(&begun.slots, &after.slots),
+            )
+        };
+        assert_eq!(kept(|_| {}), (true, true));
+        assert_eq!(kept(|config| config.retries.attempts += 1), (true, true));
+        let longer = |config: &mut RegistryConfig| config.retries.connect_timeout += Duration::from_secs(1);
+        assert_eq!(kept(longer), (false, true));
+        assert_eq!(
+            kept(|config| config.proxies.except = "a.example".to_owned()),
+            (false, true)
+        );
+        assert_eq!(kept(|config| config.downloads.connections += 1), (true, false));
     }
 
-    fn authorization(&self) -> Option<HeaderValue> {
-        self.authorization
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn set_authorization(&self, value: HeaderValue) {
-        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    #[test]
+    fn one_registry_has_a_part_of_the_connections_and_leaves_nothing_behind() {
+        let slots = Slots::new(Downloads {
+            connections: 4,
+            ..Downloads::default()
+        });
+        let share = slots.share("a.example");
+        assert_eq!(share.available_permits(), 3);
+        let same = slots.share("a.example");
+        assert!(Arc::ptr_eq(&share, &same));
+        drop((share, same));
+        let _other = slots.share("b.example");
+        assert_eq!(slots.shares.lock().unwrap().len(), 1);
     }
 }

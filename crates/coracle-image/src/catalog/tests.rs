@@ -17,8 +17,10 @@ fn image(fill: char) -> Image {
         settings: ImageSettings::default(),
         platform: Platform::host(),
         created: String::new(),
+        origins: BTreeMap::new(),
         documents: BTreeMap::new(),
         pulled_at: UnixNanos(0),
+        artifact: None,
         pinned: false,
     }
 }
@@ -34,7 +36,7 @@ fn names(tag: &str, manifest: char) -> Vec<Names> {
 fn open(dir: &std::path::Path) -> (Store, Catalog) {
     let store = Store::open(&dir.join("db.redb")).unwrap();
     let pinned = BTreeSet::from(["docker.io/library/app:2".to_owned()]);
-    let catalog = Catalog::open(&store, pinned, |_| Ok(())).unwrap();
+    let catalog = Catalog::open(&store, None, pinned, |_| Ok(())).unwrap();
     (store, catalog)
 }
 
@@ -140,7 +142,7 @@ async fn a_broken_image_is_dropped_at_start_and_the_others_stay() {
             .unwrap();
     }
     let store = Store::open(&dir.path().join("db.redb")).unwrap();
-    let catalog = Catalog::open(&store, BTreeSet::new(), |image| {
+    let catalog = Catalog::open(&store, None, BTreeSet::new(), |image| {
         if image.id == digest('a') {
             Err("a layer is missing".to_owned())
         } else {
@@ -150,4 +152,29 @@ async fn a_broken_image_is_dropped_at_start_and_the_others_stay() {
     .unwrap();
     assert_eq!(catalog.list().len(), 1);
     assert!(catalog.get("app:1").is_none());
+}
+
+#[tokio::test]
+async fn a_damaged_database_costs_no_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("db.redb"), dir.path().join("images.json"));
+    {
+        let store = Store::open(&path).unwrap();
+        let catalog = Catalog::open(&store, Some(copy.clone()), BTreeSet::new(), |_| Ok(())).unwrap();
+        for (fill, name) in [('a', "app:1"), ('b', "app:2")] {
+            catalog
+                .publish(image(fill), names(name, fill), Vec::new())
+                .await
+                .unwrap();
+        }
+        catalog.remove("app:1").await.unwrap();
+    }
+    std::fs::write(&path, "").unwrap();
+    for _ in 0..2 {
+        // The second time from the database itself.
+        let store = Store::open(&path).unwrap();
+        let catalog = Catalog::open(&store, Some(copy.clone()), BTreeSet::new(), |_| Ok(())).unwrap();
+        assert_eq!(catalog.list().len(), 1);
+        assert_eq!(catalog.get("app:2").unwrap().id, digest('b'));
+    }
 }

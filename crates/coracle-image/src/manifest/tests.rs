@@ -134,6 +134,31 @@ fn the_best_platform_is_chosen() {
 }
 
 #[test]
+fn an_image_that_wants_features_of_the_system_is_left_for_one_that_does_not() {
+    let entry = |fill: char, more: serde_json::Value| {
+        let mut platform = json!({"os": "linux", "architecture": "amd64"});
+        platform
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        json!({"mediaType": MANIFEST, "digest": digest(fill), "size": 1, "platform": platform})
+    };
+    let featured = entry('1', json!({"os.features": ["erofs"]}));
+    let versioned = entry('2', json!({"os.version": "6.1", "os.features": null}));
+    let index = |entries: Vec<serde_json::Value>| match parse(
+        &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}),
+        INDEX,
+    ) {
+        Ok(Document::Index(index)) => index,
+        other => panic!("{other:?}"),
+    };
+    let both = index(vec![featured.clone(), versioned]);
+    assert_eq!(both.select(&amd64()).unwrap().digest.as_str(), digest('2'));
+    let error = index(vec![featured]).select(&amd64()).unwrap_err().to_string();
+    assert!(error.contains("with features"), "{error}");
+}
+
+#[test]
 fn a_configuration_is_read_with_go_s_nulls() {
     let config = json!({"os": "linux", "architecture": "amd64",
         "config": {"Env": null, "Cmd": ["sh"], "Volumes": {"/data": {}}, "User": "1000", "Labels": null},
@@ -152,6 +177,18 @@ fn a_configuration_is_read_with_go_s_nulls() {
         ImageConfig::parse(bytes.as_bytes(), &arm, 1),
         Err(MalformedDocument::NoPlatform { .. })
     ));
+}
+
+#[test]
+fn a_platform_with_control_characters_is_told_on_one_line() {
+    let config = json!({"os": "linux\u{1b}[2J\n", "architecture": "x\u{7f}",
+        "rootfs": {"type": "layers", "diff_ids": []}});
+    let refusal = ImageConfig::parse(config.to_string().as_bytes(), &amd64(), 0).unwrap_err();
+    let told = refusal.to_string();
+    assert!(
+        told.contains("linux") && !told.contains(char::is_control),
+        "{told:?}"
+    );
 }
 
 proptest! {

@@ -1,6 +1,6 @@
 //! What hosts answer, read within bounds and put into words that hold no secret.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use coracle_types::Digest;
@@ -12,6 +12,8 @@ use super::error::{RegistryError, causes};
 
 /// Longest body of an error that is looked into, in bytes.
 const MAX_ERROR: u64 = 16 << 10;
+/// Within this a document is here, which has at most some megabytes.
+const DOCUMENT_TIME: Duration = Duration::from_secs(300);
 
 pub(super) fn unreachable(host: &str, error: reqwest::Error) -> RegistryError {
     let error = error.without_url();
@@ -31,9 +33,52 @@ pub(super) fn unreachable(host: &str, error: reqwest::Error) -> RegistryError {
     }
 }
 
-/// A failure in the middle of a body.
-pub(crate) fn broken_body(host: &str, error: reqwest::Error) -> RegistryError {
-    unreachable(host, error)
+/// The bytes of a blob as they come. A host that sends next to nothing is as one that is silent: it would hold
+/// a connection for ever.
+pub(crate) struct Body {
+    response: Response,
+    host: String,
+    /// How long a host may be silent.
+    patience: Duration,
+    /// Time waited since it was last seen to send enough, and what came in it.
+    waited: Duration,
+    came: u64,
+}
+
+impl Body {
+    /// Less than this within the time in which silence is a fault is silence.
+    const TRICKLE: u64 = 16 << 10;
+
+    pub(crate) fn new(response: Response, host: &str, patience: Duration) -> Self {
+        Self {
+            response,
+            host: host.to_owned(),
+            patience,
+            waited: Duration::ZERO,
+            came: 0,
+        }
+    }
+
+    /// The next bytes and how long they were waited for; `None` at the end.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<(Bytes, Duration)>, RegistryError> {
+        let asked = Instant::now();
+        let chunk = self.response.chunk().await;
+        let Some(chunk) = chunk.map_err(|error| unreachable(&self.host, error))? else {
+            return Ok(None);
+        };
+        let waited = asked.elapsed();
+        self.waited += waited;
+        self.came += chunk.len() as u64;
+        if self.came >= Self::TRICKLE {
+            (self.waited, self.came) = (Duration::ZERO, 0);
+        } else if self.waited > self.patience {
+            return Err(RegistryError::Unreachable {
+                host: self.host.clone(),
+                reason: format!("it sent {} bytes in {:.0?}", self.came, self.waited),
+            });
+        }
+        Ok(Some((chunk, waited)))
+    }
 }
 
 pub(super) fn too_large(host: &str, subject: &str, limit: u64) -> RegistryError {
@@ -50,8 +95,18 @@ pub(super) fn busy(host: &str, response: &Response, code: String) -> RegistryErr
         host: host.to_owned(),
         status: response.status().as_u16(),
         code,
-        // The date form is in use nowhere among registries; it reads as none.
-        retry_after: text.trim().parse::<u64>().ok().map(Duration::from_secs),
+        retry_after: retry_after(text.trim(), SystemTime::now()),
+    }
+}
+
+/// Seconds, or a date (RFC 9110, 10.2.3); a date that is past is no wait.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    match text.parse::<u64>() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            Some(date.duration_since(now).unwrap_or_default())
+        }
     }
 }
 
@@ -76,14 +131,23 @@ pub(super) async fn read_bounded(
     if response.content_length().is_some_and(|length| length > limit) {
         return Err(too_large(host, subject, limit));
     }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| broken_body(host, error))? {
-        if (body.len() + chunk.len()) as u64 > limit {
-            return Err(too_large(host, subject, limit));
+    let reading = async {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(host, error))? {
+            if (body.len() + chunk.len()) as u64 > limit {
+                return Err(too_large(host, subject, limit));
+            }
+            body.extend_from_slice(&chunk);
         }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.into())
+        Ok(body.into())
+    };
+    let read = tokio::time::timeout(DOCUMENT_TIME, reading).await;
+    read.unwrap_or_else(|_| {
+        Err(RegistryError::Unreachable {
+            host: host.to_owned(),
+            reason: format!("{subject} did not come within {DOCUMENT_TIME:?}"),
+        })
+    })
 }
 
 #[derive(Deserialize)]
@@ -128,5 +192,26 @@ pub(super) async fn error_code(response: Response, authenticated: bool) -> Strin
         (false, true) => format!(" {code}"),
         (true, false) => format!(" {message:?}"),
         (false, false) => format!(" {code} {message:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_may_say_when_to_come_back_in_two_ways() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 30);
+        for (text, seconds) in [
+            ("0", Some(0)),
+            ("120", Some(120)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(30)),
+            ("Sat, 06 Nov 1993 08:49:37 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+            ("", None),
+        ] {
+            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Answers to `WWW-Authenticate`: basic and bearer, with credentials in all forms that CRI knows.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use coracle_types::image::Credentials;
@@ -45,6 +47,10 @@ impl Secret {
             return Ok(Self::Identity(credentials.identity_token.clone()));
         }
         if !credentials.username.is_empty() {
+            // How Docker's credential helpers name a refresh token.
+            if credentials.username == "<token>" {
+                return Ok(Self::Identity(credentials.password.clone()));
+            }
             if credentials.username.contains(':') {
                 return Err(malformed("a user name holds no colon"));
             }
@@ -101,7 +107,8 @@ pub(crate) fn is_for(server_address: &str, host: &str) -> bool {
     canonical(server_address) == canonical(host)
 }
 
-fn canonical(address: &str) -> String {
+/// The host of an address, in the one spelling.
+pub(super) fn canonical(address: &str) -> String {
     let without_scheme = address.split_once("://").map_or(address, |(_, rest)| rest);
     let host = without_scheme.split('/').next().unwrap_or_default();
     let host = host.to_ascii_lowercase();
@@ -119,7 +126,7 @@ pub(crate) enum Challenge {
 }
 
 /// A token service and what to ask it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bearer {
     realm: Url,
     service: Option<String>,
@@ -224,6 +231,17 @@ impl Bearer {
         }
     }
 
+    /// The same with the right to write; and to read `from`, for blobs that another repository has.
+    pub(super) fn for_pushing(mut self, from: Option<&str>) -> Self {
+        if let Some(repository) = self.scope.strip_suffix(":pull") {
+            self.scope = format!("{repository}:pull,push");
+        }
+        if let Some(from) = from {
+            self.scope.push_str(&format!(" repository:{from}:pull"));
+        }
+        self
+    }
+
     /// Host and port of the token service.
     pub(super) fn host(&self) -> String {
         super::display_host(&self.realm)
@@ -234,17 +252,30 @@ impl Bearer {
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
+    expires_in: Option<u64>,
 }
 
-/// The header made of a token service's answer.
-pub(super) fn read_token(body: &[u8]) -> Result<HeaderValue, &'static str> {
+/// What a token service gave.
+pub(super) struct Token {
+    pub(super) header: HeaderValue,
+    /// How long it is good for; a service that does not say means a minute (distribution, token
+    /// specification), and is believed only when the token is refused.
+    pub(super) life: Option<Duration>,
+}
+
+/// Reads a token service's answer.
+pub(super) fn read_token(body: &[u8]) -> Result<Token, &'static str> {
     let answer: TokenAnswer = serde_json::from_slice(body).map_err(|_| "its token answer is no JSON")?;
     let token = answer
         .token
         .filter(|token| !token.is_empty())
         .or(answer.access_token)
         .ok_or("its answer has no token")?;
-    sensitive(&format!("Bearer {token}")).ok_or("its token holds control characters")
+    let header = sensitive(&format!("Bearer {token}")).ok_or("its token holds control characters")?;
+    Ok(Token {
+        header,
+        life: answer.expires_in.map(Duration::from_secs),
+    })
 }
 
 #[cfg(test)]

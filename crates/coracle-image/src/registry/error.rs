@@ -1,10 +1,12 @@
 //! What a registry may do wrong, in words that hold no secret.
 
 use std::error::Error as StdError;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use coracle_types::{Digest, Kind, Kinded};
 
+use super::credentials::MalformedAuthFile;
 use super::hosts::MalformedHosts;
 use super::transport::TransportError;
 
@@ -17,11 +19,24 @@ pub enum RegistryError {
     /// The node's configuration of this registry is wrong.
     #[error(transparent)]
     Hosts(#[from] MalformedHosts),
+    /// The node's file of credentials is wrong.
+    #[error(transparent)]
+    AuthFile(MalformedAuthFile),
+    /// The node's configuration forbids it.
+    #[error("{name} is blocked by the prefix {prefix:?} in {}", path.display())]
+    Blocked {
+        /// Registry and repository.
+        name: String,
+        /// What the name begins with.
+        prefix: String,
+        /// The file that says so.
+        path: PathBuf,
+    },
     /// The client's certificates are wrong.
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The credentials of the request cannot be used.
-    #[error("the credentials are malformed: {reason}")]
+    #[error("the credentials (auth) are malformed: {reason}")]
     Credentials {
         /// What is wrong with them.
         reason: &'static str,
@@ -125,7 +140,7 @@ pub enum RegistryError {
     NoHost {
         /// The registry.
         registry: String,
-        /// `resolve` or `pull`.
+        /// `resolve`, `pull` or `push`.
         capability: &'static str,
     },
     /// Every host failed; the last one's error decides the kind.
@@ -161,7 +176,11 @@ impl RegistryError {
 impl Kinded for RegistryError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Hosts(_) | Self::Transport(_) | Self::NoHost { .. } => Kind::FailedPrecondition,
+            Self::Hosts(_)
+            | Self::AuthFile(_)
+            | Self::Blocked { .. }
+            | Self::Transport(_)
+            | Self::NoHost { .. } => Kind::FailedPrecondition,
             Self::Credentials { .. } => Kind::InvalidArgument,
             Self::Unreachable { .. }
             | Self::Busy { .. }

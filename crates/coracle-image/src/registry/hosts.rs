@@ -1,15 +1,29 @@
-//! Which hosts serve a registry's content: containerd's `certs.d/<host>/hosts.toml`, or the registry itself.
+//! Which hosts serve a registry's content, in the order of asking.
+//!
+//! What is written counts in this order, the first that says something about the registry alone:
+//!
+//! 1. `blocked` in a registries.conf, whatever else is written;
+//! 2. a directory of the registry's own in a tree of hosts.toml files ([`tree`]);
+//! 3. the longest fitting prefix of a registries.conf ([`conf`]);
+//! 4. `_default` in such a tree;
+//! 5. nothing: the registry itself, by HTTPS, or by plain HTTP on this machine.
 
-use std::collections::BTreeMap;
+pub(crate) mod conf;
+pub(crate) mod tree;
+
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use reqwest::header::HeaderMap;
 use url::Url;
 
+use super::config::RegistryConfig;
+use super::error::RegistryError;
 use super::transport::Trust;
+use crate::reference::Reference;
 
-/// Longest hosts.toml or CA file that is read.
+/// Longest file of the configuration that is read.
 const MAX_FILE: u64 = 1 << 20;
 
 /// A registry configuration of the node that cannot be used; pulls of that registry fail until it is
@@ -23,6 +37,15 @@ pub struct MalformedHosts {
     pub reason: String,
 }
 
+impl MalformedHosts {
+    fn new(path: &Path, reason: impl Into<String>) -> Self {
+        Self {
+            path: path.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
 /// What a host may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Capabilities {
@@ -30,6 +53,21 @@ pub(crate) struct Capabilities {
     pub(crate) pull: bool,
     /// Turning a tag into a digest.
     pub(crate) resolve: bool,
+    /// Taking content.
+    pub(crate) push: bool,
+}
+
+impl Capabilities {
+    pub(crate) const ALL: Self = Self {
+        pull: true,
+        resolve: true,
+        push: true,
+    };
+    /// What a mirror may do.
+    pub(crate) const READ: Self = Self {
+        push: false,
+        ..Self::ALL
+    };
 }
 
 /// Whether a host is the registry named in the reference or stands in for it.
@@ -39,231 +77,83 @@ pub(crate) enum Role {
     Mirror,
 }
 
-/// A host to ask, in the order of asking.
-#[derive(Debug, Clone)]
+/// A host to ask.
+#[derive(Clone)]
 pub(crate) struct Host {
     /// With the API's root (`/v2`), without a slash at the end.
     pub(crate) base: Url,
     pub(crate) capabilities: Capabilities,
     pub(crate) role: Role,
     pub(crate) trust: Trust,
+    /// What it calls the repository, where that is another name than the reference's.
+    pub(crate) repository: Option<String>,
+    /// Whether it is told for which registry it stands in (`?ns=`), as containerd does.
+    pub(crate) told: bool,
+    /// Whether it may be asked by plain HTTP when it does not speak TLS (`insecure`).
+    pub(crate) plain_fallback: bool,
+    /// Sent with each request to it, and to nobody else.
+    pub(crate) headers: HeaderMap,
 }
 
-#[derive(Deserialize)]
-struct RawFile {
-    server: Option<String>,
-    #[serde(flatten)]
-    defaults: RawHost,
-    #[serde(default)]
-    host: BTreeMap<String, toml::Spanned<RawHost>>,
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers and certificates' keys are secrets.
+        f.debug_struct("Host")
+            .field("base", &self.base.as_str())
+            .field("capabilities", &self.capabilities)
+            .field("role", &self.role)
+            .field("repository", &self.repository)
+            .finish_non_exhaustive()
+    }
 }
 
-/// Settings of a host; unknown ones are left alone since the files are shared with containerd.
-#[derive(Deserialize, Default)]
-struct RawHost {
-    capabilities: Option<Vec<String>>,
-    ca: Option<OneOrMany>,
-    #[serde(default)]
-    skip_verify: bool,
-    #[serde(default)]
-    override_path: bool,
-    client: Option<toml::Value>,
-    header: Option<toml::Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(PathBuf),
-    Many(Vec<PathBuf>),
-}
-
-/// The hosts for `registry`, mirrors first, by the first directory of `dirs` that knows it; the
-/// registry itself when none does. Reads small files: call it where blocking is allowed.
-pub(crate) fn hosts_for(dirs: &[PathBuf], registry: &str) -> Result<Vec<Host>, MalformedHosts> {
-    for dir in dirs {
-        for candidate in directories(dir, registry) {
-            let path = candidate.join("hosts.toml");
-            if let Some(text) = read(&path)? {
-                let text = String::from_utf8(text).map_err(|_| MalformedHosts {
-                    path: path.clone(),
-                    reason: "it is not UTF-8".to_owned(),
-                })?;
-                return parse(&text, &path, registry);
-            }
-        }
+/// The hosts for a reference. Reads small files: call it where blocking is allowed.
+pub(crate) fn hosts_for(config: &RegistryConfig, reference: &Reference) -> Result<Vec<Host>, RegistryError> {
+    let registry = reference.registry();
+    let conf = conf::Conf::read(&config.registries_conf)?;
+    let entry = conf.entry(&reference.name());
+    if let Some(entry) = entry.filter(|entry| entry.blocked) {
+        return Err(RegistryError::Blocked {
+            name: reference.name(),
+            prefix: entry.prefix.clone(),
+            path: entry.path.clone(),
+        });
     }
-    let trust = Trust::default();
-    Ok(vec![server(registry, trust)])
-}
-
-/// As containerd looks: `host_port_`, `host:port`, then `_default`.
-fn directories(dir: &Path, registry: &str) -> Vec<PathBuf> {
-    let mut found = Vec::with_capacity(3);
-    if let Some((host, port)) = registry.rsplit_once(':')
-        && port.bytes().all(|b| b.is_ascii_digit())
-    {
-        found.push(dir.join(format!("{host}_{port}_")));
+    if let Some(hosts) = tree::own(&config.hosts_dirs, registry)? {
+        return Ok(hosts);
     }
-    found.push(dir.join(registry));
-    found.push(dir.join("_default"));
-    found
-}
-
-fn read(path: &Path) -> Result<Option<Vec<u8>>, MalformedHosts> {
-    let malformed = |reason: String| MalformedHosts {
-        path: path.to_owned(),
-        reason,
-    };
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(malformed(error.to_string())),
-    };
-    let mut content = Vec::new();
-    file.take(MAX_FILE + 1)
-        .read_to_end(&mut content)
-        .map_err(|error| malformed(error.to_string()))?;
-    if content.len() as u64 > MAX_FILE {
-        return Err(malformed("it is longer than 1 MiB".to_owned()));
+    if let Some(entry) = entry {
+        return Ok(entry.hosts(reference)?);
     }
-    Ok(Some(content))
-}
-
-fn parse(text: &str, path: &Path, registry: &str) -> Result<Vec<Host>, MalformedHosts> {
-    let malformed = |reason: String| MalformedHosts {
-        path: path.to_owned(),
-        reason,
-    };
-    let raw: RawFile = toml::from_str(text).map_err(|error| malformed(error.to_string()))?;
-    // The file's order is the order of asking; the map has lost it, the spans have not.
-    let mut entries: Vec<_> = raw.host.into_iter().collect();
-    entries.sort_by_key(|(_, host)| host.span().start);
-    let mut hosts = Vec::with_capacity(entries.len() + 1);
-    for (url, host) in entries {
-        hosts.push(host_entry(&url, host.into_inner(), path, Role::Mirror)?);
+    if let Some(hosts) = tree::default(&config.hosts_dirs, registry)? {
+        return Ok(hosts);
     }
-    match raw.server.as_deref() {
-        Some(url) => hosts.push(host_entry(url, raw.defaults, path, Role::Server)?),
-        None => {
-            let trust = trust(&raw.defaults, path)?;
-            let mut own = server(registry, trust);
-            if let Some(capabilities) = &raw.defaults.capabilities {
-                own.capabilities = read_capabilities(capabilities, path)?;
-            }
-            hosts.push(own);
-        }
-    }
-    Ok(hosts)
-}
-
-fn host_entry(url: &str, raw: RawHost, path: &Path, role: Role) -> Result<Host, MalformedHosts> {
-    let malformed = |reason: String| MalformedHosts {
-        path: path.to_owned(),
-        reason,
-    };
-    let with_scheme = if url.contains("://") {
-        url.to_owned()
-    } else {
-        let host = url.split('/').next().unwrap_or_default();
-        format!("{}://{url}", scheme_for(host))
-    };
-    let mut base = Url::parse(&with_scheme)
-        .map_err(|error| malformed(format!("the host {url:?} is no URL: {error}")))?;
-    if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none_or(str::is_empty) {
-        return Err(malformed(format!("the host {url:?} is no http or https URL")));
-    }
-    if !base.username().is_empty() || base.password().is_some() {
-        return Err(malformed(
-            "a host's URL holds a user or password; they belong in the pull's credentials".to_owned(),
-        ));
-    }
-    if base.query().is_some() || base.fragment().is_some() {
-        return Err(malformed(format!("the host {url:?} has a query or fragment")));
-    }
-    let mut api = base.path().trim_end_matches('/').to_owned();
-    if !raw.override_path && !api.ends_with("/v2") {
-        api.push_str("/v2");
-    }
-    base.set_path(&api);
-    if raw.client.is_some() || raw.header.is_some() {
-        tracing::warn!(
-            path = %path.display(),
-            host = %base,
-            "client certificates and headers of hosts.toml are not used yet"
-        );
-    }
-    let capabilities = match &raw.capabilities {
-        Some(names) => read_capabilities(names, path)?,
-        None => Capabilities {
-            pull: true,
-            resolve: true,
-        },
-    };
-    Ok(Host {
-        base,
-        capabilities,
-        role,
-        trust: trust(&raw, path)?,
-    })
-}
-
-fn read_capabilities(names: &[String], path: &Path) -> Result<Capabilities, MalformedHosts> {
-    let mut capabilities = Capabilities::default();
-    for name in names {
-        match name.as_str() {
-            "pull" => capabilities.pull = true,
-            "resolve" => capabilities.resolve = true,
-            "push" | "referrers" => {}
-            other => {
-                return Err(MalformedHosts {
-                    path: path.to_owned(),
-                    reason: format!("capability {other:?} is none of pull, resolve, push"),
-                });
-            }
-        }
-    }
-    Ok(capabilities)
-}
-
-fn trust(raw: &RawHost, path: &Path) -> Result<Trust, MalformedHosts> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let files = match &raw.ca {
-        None => Vec::new(),
-        Some(OneOrMany::One(file)) => vec![dir.join(file)],
-        Some(OneOrMany::Many(files)) => files.iter().map(|file| dir.join(file)).collect(),
-    };
-    let mut authorities = Vec::with_capacity(files.len());
-    for file in files {
-        let pem = read(&file)?.ok_or_else(|| MalformedHosts {
-            path: path.to_owned(),
-            reason: format!("the CA file {} does not exist", file.display()),
-        })?;
-        authorities.push(pem);
-    }
-    Ok(Trust {
-        authorities,
-        skip_verify: raw.skip_verify,
-    })
+    Ok(vec![server(registry, Trust::default())])
 }
 
 /// The registry itself, where no file says otherwise.
 fn server(registry: &str, trust: Trust) -> Host {
-    let host = if registry == "docker.io" {
-        "registry-1.docker.io"
-    } else {
-        registry
-    };
+    let host = host_of(registry);
     let base = Url::parse(&format!("{}://{host}/v2", scheme_for(host)))
         .expect("a reference's registry was checked to be a host with or without a port");
     Host {
         base,
-        capabilities: Capabilities {
-            pull: true,
-            resolve: true,
-        },
+        capabilities: Capabilities::ALL,
         role: Role::Server,
         trust,
+        repository: None,
+        told: false,
+        plain_fallback: false,
+        headers: HeaderMap::new(),
+    }
+}
+
+/// The host that serves a registry: Docker Hub's has another name.
+fn host_of(registry: &str) -> &str {
+    if registry == "docker.io" {
+        "registry-1.docker.io"
+    } else {
+        registry
     }
 }
 
@@ -287,87 +177,41 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bases(text: &str) -> Vec<String> {
-        parse(text, Path::new("/certs.d/x/hosts.toml"), "docker.io")
-            .unwrap()
-            .iter()
-            .map(|host| host.base.to_string())
-            .collect()
+/// A small file; `None` when it is not there, else a reason in words.
+pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let mut content = Vec::new();
+    let mut bounded = file.take(MAX_FILE + 1);
+    bounded
+        .read_to_end(&mut content)
+        .map_err(|error| error.to_string())?;
+    if content.len() as u64 > MAX_FILE {
+        return Err("it is longer than 1 MiB".to_owned());
     }
-
-    #[test]
-    fn without_files_the_registry_serves_itself() {
-        for (registry, base) in [
-            ("docker.io", "https://registry-1.docker.io/v2"),
-            ("r.example:5000", "https://r.example:5000/v2"),
-            ("localhost:5000", "http://localhost:5000/v2"),
-            ("127.0.0.1:5000", "http://127.0.0.1:5000/v2"),
-            ("[::1]:5000", "http://[::1]:5000/v2"),
-            ("localhost.evil.example", "https://localhost.evil.example/v2"),
-        ] {
-            let hosts = hosts_for(&[], registry).unwrap();
-            assert_eq!(hosts[0].base.as_str(), base);
-        }
-    }
-
-    #[test]
-    fn mirrors_are_asked_in_the_file_s_order() {
-        let text = r#"
-            server = "https://docker.io"
-            [host."https://z.example"]
-              capabilities = ["pull"]
-            [host."http://a.example:80/proxy/"]
-              capabilities = ["pull", "resolve", "push"]
-              skip_verify = true
-            [host."https://m.example/v2/hub"]
-              override_path = true
-        "#;
-        assert_eq!(
-            bases(text),
-            [
-                "https://z.example/v2",
-                "http://a.example/proxy/v2",
-                "https://m.example/v2/hub",
-                "https://docker.io/v2"
-            ]
-        );
-        let hosts = parse(text, Path::new("/x/hosts.toml"), "docker.io").unwrap();
-        assert!(!hosts[0].capabilities.resolve && hosts[1].trust.skip_verify);
-        assert_eq!((hosts[0].role, hosts[3].role), (Role::Mirror, Role::Server));
-    }
-
-    #[test]
-    fn directories_are_found_as_containerd_finds_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let put = |name: &str, server: &str| {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-            let text = format!("server = {server:?}\nunknown_setting = 3\n");
-            std::fs::write(dir.path().join(name).join("hosts.toml"), text).unwrap();
-        };
-        put("_default", "http://default.example");
-        put("r.example_5000_", "http://port.example");
-        let dirs = [dir.path().to_owned()];
-        let base = |registry: &str| hosts_for(&dirs, registry).unwrap()[0].base.to_string();
-        assert_eq!(base("r.example:5000"), "http://port.example/v2");
-        assert_eq!(base("other.example"), "http://default.example/v2");
-    }
-
-    #[test]
-    fn what_cannot_be_obeyed_is_refused() {
-        for bad in [
-            "server = 3",
-            "[host.\"ftp://x\"]",
-            "[host.\"https://user:secret@x\"]",
-            "[host.\"https://x\"]\ncapabilities = [\"fly\"]",
-            "[host.\"https://x\"]\nca = \"missing.pem\"",
-            "[host.\"https://x\"]\nskip_verify = \"yes\"",
-        ] {
-            let error = parse(bad, Path::new("/nowhere/hosts.toml"), "r.example").unwrap_err();
-            assert!(!error.to_string().contains("secret"), "{error}");
-        }
-    }
+    Ok(Some(content))
 }
+
+/// The same, as text.
+fn read_text(path: &Path) -> Result<Option<String>, MalformedHosts> {
+    let content = read_file(path).map_err(|reason| MalformedHosts::new(path, reason))?;
+    let text = content.map(String::from_utf8).transpose();
+    text.map_err(|_| MalformedHosts::new(path, "it is not UTF-8"))
+}
+
+/// TOML with the line of a mistake; never the line's text, which may hold a secret.
+fn read_toml<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T, MalformedHosts> {
+    toml::from_str(text).map_err(|error| {
+        let line = error
+            .span()
+            .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+        MalformedHosts::new(path, format!("{place}{}", error.message()))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,23 +1,28 @@
 //! The hosts of one pull, asked in turn, with their challenges answered.
 
+mod referrers;
+
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use backon::Retryable;
 use bytes::Bytes;
 use coracle_types::Digest;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, Response};
 use sha2::{Digest as _, Sha256};
-use url::Url;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::answer::{busy, content_digest, error_code, header_text, read_bounded, too_large, unreachable};
-use super::auth::{self, Challenge, Secret};
+use super::Slots;
+use super::answer::{content_digest, header_text, read_bounded, too_large};
+use super::breaker::Breakers;
+use super::config::{Downloads, RetryPolicy, wait_for};
+use super::endpoint::{Ask, Endpoint};
 use super::error::RegistryError;
-use super::hosts::Role;
-use super::{Endpoint, RetryPolicy, wait_for};
-use crate::manifest::{ACCEPTED, MAX_DOCUMENT};
+use crate::manifest::MAX_DOCUMENT;
 
 /// A tag or a digest of a manifest.
 #[derive(Debug, Clone)]
@@ -41,24 +46,66 @@ pub(crate) struct Fetched {
     pub(crate) bytes: Bytes,
     pub(crate) media_type: String,
     pub(crate) digest: Digest,
+    /// Who gave it.
+    pub(crate) host: String,
 }
 
 /// Asks the hosts of one pull in turn.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(super) registry: String,
-    pub(super) repository: String,
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) retries: RetryPolicy,
+    pub(super) downloads: Downloads,
+    pub(super) slots: Arc<Slots>,
+    pub(super) share: Arc<Semaphore>,
+    pub(super) breakers: Arc<Breakers>,
 }
 
-struct Ask<'a> {
-    method: Method,
-    /// `manifests/latest`, `blobs/sha256:...`.
-    path: &'a str,
-    manifest: bool,
-    /// The first byte wanted.
-    offset: u64,
+/// The right to a connection, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _permits: [OwnedSemaphorePermit; 2],
+}
+
+/// Which bytes of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) from: u64,
+    /// To the end when it is not said.
+    pub(crate) length: Option<u64>,
+}
+
+impl Span {
+    pub(crate) const WHOLE: Self = Self {
+        from: 0,
+        length: None,
+    };
+}
+
+/// What a host must be able to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Give content by digest.
+    Pull,
+    /// Turn a tag into a digest.
+    Resolve,
+}
+
+impl Need {
+    fn of(target: &Target) -> Self {
+        match target {
+            Target::Tag(_) => Self::Resolve,
+            Target::Digest(_) => Self::Pull,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Resolve => "resolve",
+        }
+    }
 }
 
 impl Session {
@@ -66,23 +113,50 @@ impl Session {
         &self.retries
     }
 
+    pub(crate) fn downloads(&self) -> Downloads {
+        self.downloads
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Waits for the right to one more connection that brings a blob; `None` when there are no more to come.
+    pub(crate) async fn turn(&self) -> Option<Turn> {
+        let of_registry = self.share.clone().acquire_owned().await.ok()?;
+        let of_node = self.slots.connections.clone().acquire_owned().await.ok()?;
+        Some(Turn {
+            _permits: [of_registry, of_node],
+        })
+    }
+
+    /// The same where it is to be had at once.
+    pub(crate) fn turn_now(&self) -> Option<Turn> {
+        let of_registry = self.share.clone().try_acquire_owned().ok()?;
+        let of_node = self.slots.connections.clone().try_acquire_owned().ok()?;
+        Some(Turn {
+            _permits: [of_registry, of_node],
+        })
+    }
+
     /// What a tag or digest leads to now, by a request that registries do not count as a pull;
     /// `None` when it cannot be told so cheaply.
     pub(crate) async fn head(&self, target: &Target) -> Option<Digest> {
         let path = format!("manifests/{target}");
-        let endpoint = self.usable(matches!(target, Target::Tag(_))).next()?;
-        let ask = Ask {
-            method: Method::HEAD,
-            path: &path,
-            manifest: true,
-            offset: 0,
-        };
-        let response = match self.send(endpoint, &ask).await {
+        let hosts: Vec<&Endpoint> = self.usable(Need::of(target)).collect();
+        let (last, before) = hosts.split_last()?;
+        let now = Instant::now();
+        let mut before = before.iter();
+        let endpoint = before.find(|endpoint| self.breakers.admit(endpoint.name(), now).is_ok());
+        let endpoint = endpoint.unwrap_or(last);
+        let asked = endpoint.send(&Ask::manifest(Method::HEAD, &path)).await;
+        self.note(endpoint, asked.as_ref().err());
+        let response = match asked {
             Ok(response) => response,
             Err(error) => {
                 // A dead mirror costs its time-out once.
                 if error.is_transient() {
-                    self.avoid(&endpoint.name);
+                    self.avoid(endpoint.name());
                 }
                 return None;
             }
@@ -96,20 +170,15 @@ impl Session {
 
     /// A manifest or index, at most 4 MiB, with its digest verified.
     pub(crate) async fn manifest(&self, target: &Target) -> Result<Fetched, RegistryError> {
-        let resolve = matches!(target, Target::Tag(_));
-        self.first_answer(resolve, |endpoint| self.fetch_manifest(endpoint, target).boxed())
-            .await
+        self.first_answer(Need::of(target), |endpoint| {
+            self.fetch_manifest(endpoint, target).boxed()
+        })
+        .await
     }
 
     async fn fetch_manifest(&self, endpoint: &Endpoint, target: &Target) -> Result<Fetched, RegistryError> {
         let path = format!("manifests/{target}");
-        let ask = Ask {
-            method: Method::GET,
-            path: &path,
-            manifest: true,
-            offset: 0,
-        };
-        let response = self.send(endpoint, &ask).await?;
+        let response = endpoint.send(&Ask::manifest(Method::GET, &path)).await?;
         let announced = content_digest(&response);
         let media_type = header_text(&response, CONTENT_TYPE.as_str());
         let bytes = read_bounded(response, MAX_DOCUMENT, &endpoint.name, &path).await?;
@@ -128,14 +197,21 @@ impl Session {
                 bytes,
                 media_type,
                 digest: found,
+                host: endpoint.name.clone(),
             }),
         }
     }
 
-    /// A small blob (a configuration), whole and verified.
-    pub(crate) async fn small_blob(&self, digest: &Digest, size: u64) -> Result<Bytes, RegistryError> {
-        self.first_answer(false, |endpoint| self.fetch_blob(endpoint, digest, size).boxed())
-            .await
+    /// A small blob (a configuration), whole and verified, and the host that gave it.
+    pub(crate) async fn small_blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<(Bytes, String), RegistryError> {
+        self.first_answer(Need::Pull, |endpoint| {
+            self.fetch_blob(endpoint, digest, size).boxed()
+        })
+        .await
     }
 
     async fn fetch_blob(
@@ -143,16 +219,16 @@ impl Session {
         endpoint: &Endpoint,
         digest: &Digest,
         size: u64,
-    ) -> Result<Bytes, RegistryError> {
+    ) -> Result<(Bytes, String), RegistryError> {
         let path = format!("blobs/{digest}");
         if size > MAX_DOCUMENT {
             return Err(too_large(&endpoint.name, &path, MAX_DOCUMENT));
         }
-        let response = self.send(endpoint, &Ask::blob(&path, 0)).await?;
+        let response = endpoint.send(&Ask::blob(&path, Span::WHOLE)).await?;
         let bytes = read_bounded(response, size, &endpoint.name, &path).await?;
         let found = Digest::from_sha256(&Sha256::digest(&bytes).into());
         if found == *digest {
-            Ok(bytes)
+            Ok((bytes, endpoint.name.clone()))
         } else if (bytes.len() as u64) < size {
             Err(RegistryError::Cut {
                 host: endpoint.name.clone(),
@@ -169,35 +245,32 @@ impl Session {
         }
     }
 
-    /// Opens a blob at `offset`; the caller verifies what comes.
+    /// Opens a blob; the caller verifies what comes, also that it is the part that was asked for.
     pub(crate) async fn blob(
         &self,
         digest: &Digest,
-        offset: u64,
+        span: Span,
     ) -> Result<(&Endpoint, Response), RegistryError> {
-        self.first_answer(false, |endpoint| self.open_blob(endpoint, digest, offset).boxed())
-            .await
+        self.first_answer(Need::Pull, |endpoint| {
+            self.open_blob(endpoint, digest, span).boxed()
+        })
+        .await
     }
 
     async fn open_blob<'a>(
         &self,
         endpoint: &'a Endpoint,
         digest: &Digest,
-        offset: u64,
+        span: Span,
     ) -> Result<(&'a Endpoint, Response), RegistryError> {
         let path = format!("blobs/{digest}");
-        let response = self.send(endpoint, &Ask::blob(&path, offset)).await?;
+        let response = endpoint.send(&Ask::blob(&path, span)).await?;
         Ok((endpoint, response))
     }
 
     /// Leaves a mirror out for the rest of this pull; false for the last host that is left.
     pub(crate) fn avoid(&self, name: &str) -> bool {
-        let mut others = false;
-        for endpoint in self.usable(false) {
-            if endpoint.name != name {
-                others = true;
-            }
-        }
+        let others = self.usable(Need::Pull).any(|endpoint| endpoint.name != name);
         if others {
             for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.name == name) {
                 endpoint.avoided.store(true, Ordering::Relaxed);
@@ -206,30 +279,67 @@ impl Session {
         others
     }
 
-    fn usable(&self, resolve: bool) -> impl Iterator<Item = &Endpoint> {
+    /// A host broke off in the middle of a body.
+    pub(crate) fn broke_off(&self, name: &str, error: &RegistryError) {
+        self.breakers
+            .failed(name, error, self.retries.host_pause, Instant::now());
+        self.avoid(name);
+    }
+
+    fn usable(&self, need: Need) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.iter().filter(move |endpoint| {
             let capable = endpoint.host.capabilities;
-            let able = if resolve { capable.resolve } else { capable.pull };
+            let able = match need {
+                Need::Pull => capable.pull,
+                Need::Resolve => capable.resolve,
+            };
             able && !endpoint.avoided.load(Ordering::Relaxed)
         })
     }
 
-    /// Asks one host after the other; only the last is asked repeatedly.
+    /// Remembers for all pulls how a host answered. Whatever it says, it is not dead.
+    fn note(&self, endpoint: &Endpoint, error: Option<&RegistryError>) {
+        match error {
+            Some(error) if error.is_transient() => {
+                let pause = self.retries.host_pause;
+                self.breakers
+                    .failed(endpoint.name(), error, pause, Instant::now());
+            }
+            _ => self.breakers.succeeded(endpoint.name()),
+        }
+    }
+
+    async fn noted<'a, 'b, T>(
+        &self,
+        endpoint: &'a Endpoint,
+        ask: &impl Fn(&'a Endpoint) -> BoxFuture<'b, Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
+        let answer = ask(endpoint).await;
+        self.note(endpoint, answer.as_ref().err());
+        answer
+    }
+
+    /// Asks one host after the other, but for those that are being left alone; only the last is asked
+    /// in any case, and repeatedly.
     async fn first_answer<'a, 'b, T>(
         &'a self,
-        resolve: bool,
+        need: Need,
         ask: impl Fn(&'a Endpoint) -> BoxFuture<'b, Result<T, RegistryError>>,
     ) -> Result<T, RegistryError> {
-        let hosts: Vec<&Endpoint> = self.usable(resolve).collect();
+        let hosts: Vec<&Endpoint> = self.usable(need).collect();
         let Some((last, before)) = hosts.split_last() else {
             return Err(RegistryError::NoHost {
                 registry: self.registry.clone(),
-                capability: if resolve { "resolve" } else { "pull" },
+                capability: need.name(),
             });
         };
         let mut earlier = Vec::new();
         for endpoint in before {
-            match ask(endpoint).await {
+            if let Err(reason) = self.breakers.admit(endpoint.name(), Instant::now()) {
+                earlier.push(reason);
+                continue;
+            }
+            match self.noted(endpoint, &ask).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
                     tracing::debug!(%error, "the next host is asked");
@@ -240,7 +350,7 @@ impl Session {
                 }
             }
         }
-        (|| ask(last))
+        (|| self.noted(last, &ask))
             .retry(self.retries.backoff())
             .when(RegistryError::is_transient)
             .adjust(wait_for)
@@ -256,169 +366,5 @@ impl Session {
                     }
                 }
             })
-    }
-
-    /// One request, its challenge answered at most once; any answer but success is an error.
-    async fn send(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Response, RegistryError> {
-        let url = self.url(endpoint, ask.path);
-        let mut answered = false;
-        loop {
-            let authorization = endpoint.authorization();
-            let mut request = endpoint.client.request(ask.method.clone(), url.clone());
-            if ask.manifest {
-                request = request.header(ACCEPT, ACCEPTED.join(", "));
-            }
-            if ask.offset > 0 {
-                request = request.header(RANGE, format!("bytes={}-", ask.offset));
-            }
-            if let Some(value) = &authorization {
-                request = request.header(AUTHORIZATION, value.clone());
-            }
-            let response = request
-                .send()
-                .await
-                .map_err(|error| unreachable(&endpoint.name, error))?;
-            // A host that was redirected to has no claim on the credentials (CVE-2020-15157).
-            let own = response.url().origin() == url.origin();
-            if response.status() != StatusCode::UNAUTHORIZED || !own || answered {
-                return self.judge(endpoint, ask, response, authorization.is_some()).await;
-            }
-            // Another request of this pull may have refreshed the token meanwhile.
-            let fresh = endpoint.authorization() != authorization;
-            if !fresh {
-                answered = true;
-                let value = self.answer(endpoint, &response, &url, ask.path).await?;
-                endpoint.set_authorization(value);
-            }
-        }
-    }
-
-    fn url(&self, endpoint: &Endpoint, path: &str) -> Url {
-        let mut url = endpoint.host.base.clone();
-        let root = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{root}/{}/{path}", self.repository));
-        if endpoint.host.role == Role::Mirror {
-            url.query_pairs_mut().append_pair("ns", &self.registry);
-        }
-        url
-    }
-
-    /// Meets a challenge with the header to send.
-    async fn answer(
-        &self,
-        endpoint: &Endpoint,
-        challenged: &Response,
-        asked: &Url,
-        subject: &str,
-    ) -> Result<HeaderValue, RegistryError> {
-        let denied = |reason: String| RegistryError::Denied {
-            host: endpoint.name.clone(),
-            subject: self.subject(subject),
-            reason,
-        };
-        match Challenge::read(challenged.headers(), asked, &self.repository).map_err(denied)? {
-            Challenge::Basic => auth::basic_answer(&endpoint.secret).ok_or_else(|| {
-                denied(if endpoint.secret == Secret::None {
-                    "it wants a user and password, and none were given".to_owned()
-                } else {
-                    "it wants a user and password, and only a token was given".to_owned()
-                })
-            }),
-            Challenge::Bearer(bearer) => {
-                if matches!(endpoint.secret, Secret::Token(_)) {
-                    return Err(denied("it does not accept the registry token".to_owned()));
-                }
-                let host = bearer.host();
-                let request = bearer.request(&endpoint.client, &endpoint.secret);
-                let response = request.send().await.map_err(|error| unreachable(&host, error))?;
-                let status = response.status();
-                if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-                    return Err(busy(&host, &response, String::new()));
-                }
-                if !status.is_success() {
-                    return Err(denied(format!(
-                        "its token service {host} answered {}",
-                        status.as_u16()
-                    )));
-                }
-                let body = read_bounded(response, auth::MAX_TOKEN, &host, "a token").await?;
-                auth::read_token(&body).map_err(|reason| RegistryError::Protocol {
-                    host,
-                    reason: reason.to_owned(),
-                })
-            }
-        }
-    }
-
-    /// Lets success through and turns every other status into an error.
-    async fn judge(
-        &self,
-        endpoint: &Endpoint,
-        ask: &Ask<'_>,
-        response: Response,
-        authenticated: bool,
-    ) -> Result<Response, RegistryError> {
-        let status = response.status();
-        let wanted = if ask.offset > 0 {
-            status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT
-        } else {
-            status == StatusCode::OK
-        };
-        if wanted {
-            return Ok(response);
-        }
-        let host = endpoint.name.clone();
-        if status == StatusCode::TOO_MANY_REQUESTS
-            || status == StatusCode::REQUEST_TIMEOUT
-            || status.is_server_error()
-        {
-            let hint = busy(&host, &response, String::new());
-            let code = error_code(response, authenticated).await;
-            return Err(match hint {
-                RegistryError::Busy {
-                    host,
-                    status,
-                    retry_after,
-                    ..
-                } => RegistryError::Busy {
-                    host,
-                    status,
-                    code,
-                    retry_after,
-                },
-                other => other,
-            });
-        }
-        let code = error_code(response, authenticated).await;
-        let subject = self.subject(ask.path);
-        Err(match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Denied {
-                host,
-                subject,
-                reason: format!("status {}{code}", status.as_u16()),
-            },
-            StatusCode::NOT_FOUND => RegistryError::NotFound { host, subject, code },
-            _ => RegistryError::Status {
-                host,
-                status: status.as_u16(),
-                code,
-                subject,
-            },
-        })
-    }
-
-    fn subject(&self, path: &str) -> String {
-        format!("{}/{path}", self.repository)
-    }
-}
-
-impl<'a> Ask<'a> {
-    fn blob(path: &'a str, offset: u64) -> Self {
-        Self {
-            method: Method::GET,
-            path,
-            manifest: false,
-            offset,
-        }
     }
 }

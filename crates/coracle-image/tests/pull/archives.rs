@@ -19,7 +19,7 @@ fn image() -> Image {
     )
 }
 
-fn write_layout(dir: &Path, image: &Image, annotations: &serde_json::Value) {
+pub(crate) fn write_layout(dir: &Path, image: &Image, annotations: &serde_json::Value) {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
@@ -34,7 +34,7 @@ fn write_layout(dir: &Path, image: &Image, annotations: &serde_json::Value) {
     fs::write(dir.join("index.json"), index.to_string()).unwrap();
 }
 
-fn write_tar(dir: &Path, path: &Path) {
+pub(crate) fn write_tar(dir: &Path, path: &Path) {
     let mut builder = tar::Builder::new(fs::File::create(path).unwrap());
     builder.append_dir_all(".", dir).unwrap();
     builder.into_inner().unwrap();

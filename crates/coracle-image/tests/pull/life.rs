@@ -197,7 +197,7 @@ async fn root_progress_ends_with_every_layer_done() {
     let seen = Seen::default();
     let request = PullRequest {
         reference: server.reference("app:1"),
-        credentials: None,
+        ..PullRequest::default()
     };
     node.images.pull(request, &seen).await.unwrap();
     let seen = seen.0.into_inner().unwrap();

@@ -7,10 +7,18 @@
 
 mod archives;
 mod auth;
+mod breaker;
+mod config;
 mod faults;
+mod formats;
 mod image;
 mod life;
 mod mirrors;
 mod node;
+mod policy;
+mod proxy;
+mod push;
+mod ranges;
 mod registry;
+mod save;
 mod server;

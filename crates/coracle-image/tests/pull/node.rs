@@ -22,6 +22,7 @@ pub(crate) fn quick() -> RetryPolicy {
         longest_wait: Duration::from_millis(20),
         connect_timeout: Duration::from_secs(5),
         stall_timeout: Duration::from_millis(700),
+        host_pause: Duration::from_secs(30),
     }
 }
 
@@ -34,8 +35,9 @@ impl Node {
         let store = Store::open(&dir.path().join("db.redb")).unwrap();
         let snapshots = Arc::new(Snapshots::open(&dir.path().join("root")).unwrap());
         let mut config = ImagesConfig::new(&dir.path().join("root"), store, snapshots);
-        config.registry_dirs = vec![dir.path().join("certs.d")];
-        config.retries = quick();
+        config.registries.hosts_dirs = vec![dir.path().join("certs.d")];
+        config.registries.registries_conf = vec![dir.path().join("registries.conf")];
+        config.registries.retries = quick();
         change(&mut config);
         let images = Images::open(config).await.unwrap();
         Self { images, dir }
@@ -61,6 +63,7 @@ impl Node {
         let request = PullRequest {
             reference: reference.to_owned(),
             credentials,
+            ..PullRequest::default()
         };
         self.images.pull(request, &()).await
     }

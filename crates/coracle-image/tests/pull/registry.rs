@@ -13,8 +13,8 @@ use crate::node::Node;
 /// bcrypt of "correct horse" for user "kim".
 const HTPASSWD: &str = "kim:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2\n";
 
-struct Registry {
-    address: String,
+pub(crate) struct Registry {
+    pub(crate) address: String,
     process: Child,
     dir: TempDir,
     client: reqwest::Client,
@@ -30,20 +30,27 @@ impl Drop for Registry {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Protection {
+pub(crate) enum Protection {
     None,
     Password,
     Tls,
+    /// TLS, to those only who show the registry's own certificate.
+    ClientCertificate,
+}
+
+impl Protection {
+    fn is_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::ClientCertificate)
+    }
 }
 
 impl Registry {
-    /// `None` where docker-registry is not installed.
-    async fn start(protection: Protection) -> Option<Self> {
+    pub(crate) async fn start(protection: Protection) -> Self {
         let program = "/usr/bin/docker-registry";
-        if !std::path::Path::new(program).exists() {
-            eprintln!("skipped: {program} is not installed");
-            return None;
-        }
+        assert!(
+            std::path::Path::new(program).exists(),
+            "{program} is not installed: `make setup` installs it"
+        );
         let dir = tempfile::tempdir().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
@@ -57,13 +64,23 @@ impl Registry {
              storage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
             at("data")
         );
-        if protection == Protection::Tls {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_danger_accept_invalid_certs(true);
+        if protection.is_tls() {
             make_certificate(&dir);
+            let (certificate, key) = (at("cert.pem"), at("key.pem"));
             config.push_str(&format!(
-                "  tls:\n    certificate: {}\n    key: {}\n",
-                at("cert.pem"),
-                at("key.pem")
+                "  tls:\n    certificate: {certificate}\n    key: {key}\n"
             ));
+            if protection == Protection::ClientCertificate {
+                config.push_str(&format!("    clientcas:\n      - {certificate}\n"));
+                let both = [certificate, key]
+                    .map(|file| std::fs::read(file).unwrap())
+                    .concat();
+                client = client.identity(reqwest::Identity::from_pem(&both).unwrap());
+            }
         }
         if protection == Protection::Password {
             std::fs::write(dir.path().join("htpasswd"), HTPASSWD).unwrap();
@@ -80,22 +97,13 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .tls_danger_accept_invalid_certs(true)
-            .build()
-            .unwrap();
+        let client = client.build().unwrap();
         let registry = Self {
             address,
             process,
             dir,
             client,
-            scheme: if protection == Protection::Tls {
-                "https"
-            } else {
-                "http"
-            },
+            scheme: if protection.is_tls() { "https" } else { "http" },
             user: (protection == Protection::Password).then_some("correct horse"),
         };
         for _ in 0..500 {
@@ -105,7 +113,7 @@ impl Registry {
                 .await
                 .is_ok()
             {
-                return Some(registry);
+                return registry;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -190,9 +198,7 @@ fn three_layers() -> Image {
 
 #[tokio::test]
 async fn root_tag_digest_and_index_lead_to_the_same_image() {
-    let Some(registry) = Registry::start(Protection::None).await else {
-        return;
-    };
+    let registry = Registry::start(Protection::None).await;
     let image = three_layers();
     registry.push("team/app", "1", &image).await;
     let index = image.index();
@@ -238,9 +244,7 @@ async fn root_tag_digest_and_index_lead_to_the_same_image() {
 
 #[tokio::test]
 async fn root_a_password_opens_the_registry() {
-    let Some(registry) = Registry::start(Protection::Password).await else {
-        return;
-    };
+    let registry = Registry::start(Protection::Password).await;
     registry.push("app", "1", &Image::small("x")).await;
     let node = Node::new().await;
     let name = format!("{}/app:1", registry.address);
@@ -261,9 +265,7 @@ async fn root_a_password_opens_the_registry() {
 
 #[tokio::test]
 async fn root_tls_is_believed_by_ca_or_on_demand_only() {
-    let Some(registry) = Registry::start(Protection::Tls).await else {
-        return;
-    };
+    let registry = Registry::start(Protection::Tls).await;
     registry.push("app", "1", &Image::small("x")).await;
     let node = Node::new().await;
     let server = format!("server = \"https://{}\"\n", registry.address);
@@ -274,5 +276,35 @@ async fn root_tls_is_believed_by_ca_or_on_demand_only() {
     std::fs::copy(registry.dir.path().join("cert.pem"), dir.join("ca.pem")).unwrap();
     node.pull("s.example/app:1").await.unwrap();
     node.hosts("t.example", &format!("{server}skip_verify = true\n"));
+    node.pull("t.example/app:1").await.unwrap();
+}
+
+#[tokio::test]
+async fn root_a_registry_that_wants_a_client_certificate_gets_the_configured_one_only() {
+    let registry = Registry::start(Protection::ClientCertificate).await;
+    registry.push("app", "1", &Image::small("x")).await;
+    let node = Node::new().await;
+    let server = format!("server = \"https://{}\"\nca = \"cert.pem\"\n", registry.address);
+    let bring = |dir: &std::path::Path| {
+        for file in ["cert.pem", "key.pem"] {
+            std::fs::copy(registry.dir.path().join(file), dir.join(file)).unwrap();
+        }
+    };
+    bring(&node.hosts("r.example", &server));
+    let error = node.pull("r.example/app:1").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::RegistryUnavailable, "{error}");
+    // One that the registry does not know.
+    let other = tempfile::tempdir().unwrap();
+    make_certificate(&other);
+    let client = "client = [[\"other.pem\", \"other-key.pem\"]]\n";
+    let dir = node.hosts("s.example", &format!("{server}{client}"));
+    bring(&dir);
+    for (made, named) in [("cert.pem", "other.pem"), ("key.pem", "other-key.pem")] {
+        std::fs::copy(other.path().join(made), dir.join(named)).unwrap();
+    }
+    let error = node.pull("s.example/app:1").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::RegistryUnavailable, "{error}");
+    let client = "client = [[\"cert.pem\", \"key.pem\"]]\n";
+    bring(&node.hosts("t.example", &format!("{server}{client}")));
     node.pull("t.example/app:1").await.unwrap();
 }

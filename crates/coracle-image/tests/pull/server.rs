@@ -29,6 +29,8 @@ pub(crate) struct Reply {
     pub(crate) cut: Option<usize>,
     /// Be silent after the head and so many bytes.
     pub(crate) stall: Option<(usize, Duration)>,
+    /// Send the body in pieces of so many bytes with such pauses, as a connection with a limit does.
+    pub(crate) pace: Option<(usize, Duration)>,
 }
 
 impl Reply {
@@ -113,12 +115,22 @@ async fn serve(stream: TcpStream, answer: Answer, log: Arc<Mutex<Vec<Asked>>>) -
             stream.flush().await.ok()?;
             tokio::time::sleep(pause).await;
         }
-        stream.write_all(&body[sent..]).await.ok()?;
-        stream.flush().await.ok()?;
+        let (piece, pause) = reply.pace.unwrap_or((usize::MAX, Duration::ZERO));
+        for chunk in body[sent..].chunks(piece) {
+            stream.write_all(chunk).await.ok()?;
+            stream.flush().await.ok()?;
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        }
     }
 }
 
 async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
+    // A client that speaks TLS sees at once that nobody does here.
+    if stream.fill_buf().await.ok()?.first() == Some(&0x16) {
+        return None;
+    }
     let mut line = String::new();
     if stream.read_line(&mut line).await.ok()? == 0 {
         return None;
@@ -143,7 +155,7 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
         method,
         path,
         headers,
-        body: String::from_utf8(body).unwrap(),
+        body: String::from_utf8_lossy(&body).into_owned(),
     })
 }
 
@@ -170,22 +182,25 @@ pub(crate) fn right(image: &Image, asked: &Asked) -> Reply {
     else {
         return Reply::status(404);
     };
-    let range = asked.headers.get("range");
-    match range.and_then(|range| {
-        range
-            .strip_prefix("bytes=")?
-            .strip_suffix('-')?
-            .parse::<usize>()
-            .ok()
-    }) {
-        Some(from) => Reply::status(206)
+    match span(asked, blob.len()) {
+        Some((from, to)) => Reply::status(206)
             .header(
                 "content-range",
-                &format!("bytes {from}-{}/{}", blob.len() - 1, blob.len()),
+                &format!("bytes {from}-{}/{}", to - 1, blob.len()),
             )
-            .body(&blob[from..]),
+            .body(&blob[from..to]),
         None => Reply::status(200).body(&blob),
     }
+}
+
+/// The bytes that a `Range` header asks for: from and behind the last.
+pub(crate) fn span(asked: &Asked, length: usize) -> Option<(usize, usize)> {
+    let range = asked.headers.get("range")?.strip_prefix("bytes=")?;
+    let (from, last) = range.split_once('-')?;
+    let to = last
+        .parse::<usize>()
+        .map_or(length, |last| (last + 1).min(length));
+    Some((from.parse().ok()?, to))
 }
 
 /// Whether a request is for a layer of the image.
