@@ -145,6 +145,14 @@ impl Kinded for Error {
             Self::AlreadyAttached { .. } => Kind::AlreadyExists,
             Self::NotAttached { .. } => Kind::NotFound,
             Self::Plugin { source, .. } => source.kind(),
+            Self::State { source, .. } if source.kind() == io::ErrorKind::Unsupported => {
+                Kind::FailedPrecondition
+            }
+            Self::Netns { source, .. } | Self::State { source, .. }
+                if Kind::of_exhaustion(source).is_some() =>
+            {
+                Kind::ResourceExhausted
+            }
             Self::Netns { .. } | Self::State { .. } | Self::Instance { .. } | Self::Lost { .. } => {
                 Kind::Internal
             }
@@ -268,7 +276,7 @@ pub enum PluginError {
         address: IpAddr,
     },
     /// Another pod has this port of the host.
-    #[error("host port {port}/{protocol:?}{} is in use by pod {holder}", address.map(|a| format!(" on {a}")).unwrap_or_default())]
+    #[error("host port {port}/{protocol:?}{} is in use by {holder}: choose another port, or end that one", address.map(|a| format!(" on {a}")).unwrap_or_default())]
     PortInUse {
         /// Transport protocol.
         protocol: Protocol,
@@ -276,7 +284,7 @@ pub enum PluginError {
         port: u16,
         /// The host's address; `None` is all.
         address: Option<IpAddr>,
-        /// The pod that holds it.
+        /// Who holds it: a pod, or a process of the node.
         holder: String,
     },
     /// CHECK found something missing.

@@ -291,7 +291,7 @@ fn refuse_collisions(needs: &Needs, pod: &PodSandboxId, rules: &[PortRule]) -> R
                 protocol: rule.protocol,
                 port: rule.port,
                 address: rule.address,
-                holder: holder.to_string(),
+                holder: format!("pod {holder}"),
             });
         }
     }

@@ -19,6 +19,7 @@
 //! `inet <instance>-pods`, and ip forwarding.
 
 mod cni;
+mod counters;
 mod error;
 mod firewall;
 mod links;
@@ -30,9 +31,12 @@ mod node;
 mod plugins;
 mod pod;
 mod settings;
+mod support;
 
+pub use counters::{InterfaceCounters, Traffic};
 pub use error::{Error, NetlinkError, NetworkNotReady, PluginError};
 pub use names::POD_INTERFACE;
 pub use networks::Networks;
 pub use pod::{AttachedInterface, Attachment, NetworkObject, PodNetwork};
 pub use settings::{AddressPreference, DefaultNetwork, NetworksConfig};
+pub use support::{Support, probe_support};

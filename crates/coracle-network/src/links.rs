@@ -2,7 +2,7 @@
 //! together hardly more.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -22,17 +22,26 @@ const ATTEMPTS: u32 = 5;
 const GROUP: u32 = 0x0c0a_c1e0;
 
 /// Links that wait for deletion.
+///
+/// **Invariant:** a name is among those that wait until its link is deleted, and both change under `deleting`:
+/// a link that gets the name of a doomed one is never taken for it, and one that is doomed again is not forgotten.
 #[derive(Debug)]
 pub(crate) struct Doomed {
-    names: Mutex<BTreeSet<String>>,
+    links: Arc<Links>,
     came: Notify,
     waiting: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Links {
+    names: Mutex<BTreeSet<String>>,
+    deleting: Mutex<()>,
 }
 
 impl Doomed {
     pub(crate) fn new() -> Self {
         Self {
-            names: Mutex::default(),
+            links: Arc::default(),
             came: Notify::new(),
             waiting: watch::Sender::new(0),
         }
@@ -40,20 +49,24 @@ impl Doomed {
 
     /// Has the link deleted soon.
     pub(crate) fn push(&self, name: String) {
-        let mut names = self.names();
+        let mut names = lock(&self.links.names);
         names.insert(name);
         self.waiting.send_replace(names.len());
         drop(names);
         self.came.notify_one();
     }
 
-    /// Deletes a link that waits now, so that its name is free.
+    /// Deletes a link that waits now, so that its name is free. Blocks while others are being deleted.
     pub(crate) fn hurry(&self, name: &str) -> Result<(), NetlinkError> {
-        if self.names().contains(name) {
-            delete(&[name.to_owned()])
-        } else {
-            Ok(())
+        let _one = lock(&self.links.deleting);
+        if !lock(&self.links.names).contains(name) {
+            return Ok(());
         }
+        delete(&[name.to_owned()])?;
+        let mut names = lock(&self.links.names);
+        names.remove(name);
+        self.waiting.send_replace(names.len());
+        Ok(())
     }
 
     /// Returns when nothing waits.
@@ -67,36 +80,49 @@ impl Doomed {
         loop {
             self.came.notified().await;
             tokio::time::sleep(GRACE).await;
-            let batch: Vec<String> = self.names().iter().cloned().collect();
-            // What came while the last batch was under way may have gone with it.
-            if batch.is_empty() {
-                continue;
-            }
             for attempt in 1..=ATTEMPTS {
-                let names = batch.clone();
-                let deleted = tokio::task::spawn_blocking(move || delete(&names)).await;
-                match deleted {
-                    Ok(Ok(())) => break,
-                    Ok(Err(error)) if attempt == ATTEMPTS => {
-                        tracing::error!(%error, links = ?batch, "links of detached pods stay");
-                    }
-                    Ok(Err(_)) => tokio::time::sleep(Duration::from_secs(1)).await,
+                let links = Arc::clone(&self.links);
+                let round = move || links.delete_all(attempt == ATTEMPTS);
+                match tokio::task::spawn_blocking(round).await {
+                    Ok(true) => break,
+                    Ok(false) => tokio::time::sleep(Duration::from_secs(1)).await,
                     // The runtime is going down.
                     Err(_) => return,
                 }
             }
-            let mut names = self.names();
-            batch.iter().for_each(|name| {
-                names.remove(name);
-            });
+            let names = lock(&self.links.names);
             self.waiting.send_replace(names.len());
         }
     }
+}
 
-    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        // A set of names is sound after any panic.
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+impl Links {
+    /// Deletes all that wait; whether they need not be tried again. Those that cannot be deleted are given up
+    /// at the `last` attempt.
+    fn delete_all(&self, last: bool) -> bool {
+        let _one = lock(&self.deleting);
+        let batch: Vec<String> = lock(&self.names).iter().cloned().collect();
+        if batch.is_empty() {
+            return true;
+        }
+        match delete(&batch) {
+            Ok(()) => {}
+            Err(error) if last => {
+                tracing::error!(%error, links = ?batch, "links of detached pods stay");
+            }
+            Err(_) => return false,
+        }
+        let mut names = lock(&self.names);
+        batch.iter().for_each(|name| {
+            names.remove(name);
+        });
+        true
     }
+}
+
+/// A set of names is sound after any panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Deletes the links that are there, all at once.

@@ -123,17 +123,57 @@ fn make_and_pin(path: &Path, owner: Option<OwnedFd>) -> Result<(), Error> {
             netns
         }
     };
-    let lo_failed = |source| Error::Instance {
+    lo_up()?;
+    mount_bind(format!("/proc/thread-self/fd/{}", netns.as_raw_fd()), path)
+        .map_err(|errno| failed("pin")(errno.into()))
+}
+
+/// Of the calling thread's namespace.
+fn lo_up() -> Result<(), Error> {
+    let failed = |source| Error::Instance {
         operation: "set up",
         subject: "lo of a new pod".into(),
         source,
     };
-    let mut socket = Socket::route().map_err(lo_failed)?;
+    let mut socket = Socket::route().map_err(failed)?;
     let mut batch = Batch::default();
     route::set_up(&mut batch, LOOPBACK_INDEX, false);
-    socket.send_all(&batch).map_err(lo_failed)?;
-    mount_bind(format!("/proc/thread-self/fd/{}", netns.as_raw_fd()), path)
-        .map_err(|errno| failed("pin")(errno.into()))
+    socket.send_all(&batch).map_err(failed)
+}
+
+/// Sets `lo` up in a namespace that another process made and pinned at `path`: a pod's that belongs to a user
+/// namespace.
+pub(crate) fn set_up_loopback(path: &Path) -> Result<(), Error> {
+    let failed = |operation| {
+        move |source: io::Error| Error::Netns {
+            operation,
+            path: path.into(),
+            source,
+        }
+    };
+    let netns = File::open(path).map_err(failed("open"))?;
+    let set_up = move || {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|errno| {
+            Error::Netns {
+                operation: "enter",
+                path: path.into(),
+                source: errno.into(),
+            }
+        })?;
+        lo_up()
+    };
+    // The thread ends in that namespace.
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, set_up);
+        thread
+            .map_err(failed("start a thread for"))?
+            .join()
+            .map_err(|_| Error::Lost {
+                operation: "setting up a network namespace",
+            })?
+    })
 }
 
 /// Unpins the namespace; one that is gone is no error. What runs in it keeps it alive.

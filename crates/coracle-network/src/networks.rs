@@ -3,14 +3,18 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_types::PodSandboxId;
 use ipnet::IpNet;
 use tokio::task::{AbortHandle, spawn_blocking};
 
 use crate::cni::directory::follow;
-use crate::node::Node;
-use crate::{Attachment, Error, NetworkNotReady, NetworkObject, NetworksConfig, PodNetwork, netns};
+use crate::node::{Node, Programs};
+use crate::{
+    Attachment, Error, InterfaceCounters, NetworkNotReady, NetworkObject, NetworksConfig, PodNetwork,
+    counters, netns,
+};
 
 /// The node's pod networks.
 ///
@@ -55,6 +59,11 @@ impl Networks {
         })
     }
 
+    /// Where plugins' programs are looked for from now on, and how long one run of theirs may take.
+    pub fn set_programs(&self, dirs: Vec<PathBuf>, deadline: Duration) {
+        self.node.set_programs(Programs { dirs, deadline });
+    }
+
     /// Where the pod's network namespace is (to be) pinned.
     #[must_use]
     pub fn netns_path(&self, pod: &PodSandboxId) -> PathBuf {
@@ -70,6 +79,18 @@ impl Networks {
         blocking("making a network namespace", move || {
             netns::create(&path, owner.as_ref())?;
             Ok(path)
+        })
+        .await
+    }
+
+    /// Sets `lo` up in the pod's network namespace, which another process has made and pinned.
+    ///
+    /// # Errors
+    /// When it is not there or the kernel refuses.
+    pub async fn set_up_loopback(&self, pod: &PodSandboxId) -> Result<(), Error> {
+        let path = self.node.netns_path(pod);
+        blocking("setting up a network namespace", move || {
+            netns::set_up_loopback(&path)
         })
         .await
     }
@@ -107,6 +128,28 @@ impl Networks {
     #[must_use]
     pub fn attachment(&self, pod: &PodSandboxId) -> Option<Attachment> {
         self.node.attachment(pod)
+    }
+
+    /// What the interfaces of each pod's namespace carried, `lo` left out, in the order asked; `None` for a
+    /// pod whose namespace is not there. One short-lived thread reads all of them.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub async fn counters(
+        &self,
+        pods: &[PodSandboxId],
+    ) -> Result<Vec<Option<Vec<InterfaceCounters>>>, Error> {
+        if pods.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pins: Vec<_> = pods.iter().map(|pod| self.node.netns_path(pod)).collect();
+        blocking("reading counters", move || {
+            let read = counters::of_namespaces(&pins).map_err(|_| Error::Lost {
+                operation: "reading counters",
+            })?;
+            Ok(read.into_iter().map(Result::ok).collect())
+        })
+        .await
     }
 
     /// Whether the attachment is still as it was made (CNI CHECK). Passes where the network's
@@ -198,7 +241,9 @@ async fn blocking<T: Send + 'static>(
     operation: &'static str,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    spawn_blocking(work)
+    // What is logged there is about the operation that waits for it.
+    let span = tracing::Span::current();
+    spawn_blocking(move || span.in_scope(work))
         .await
         .unwrap_or(Err(Error::Lost { operation }))
 }

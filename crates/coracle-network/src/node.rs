@@ -8,8 +8,10 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use coracle_types::PodSandboxId;
+use coracle_types::format::Format;
 use ipnet::IpNet;
 
 use crate::cni::chain::{Chain, chained};
@@ -31,6 +33,7 @@ use busy::Busy;
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) config: NetworksConfig,
+    programs: RwLock<Arc<Programs>>,
     pub(crate) firewall: Firewall,
     pub(crate) memory: bridge::Memory,
     pub(crate) doomed: Doomed,
@@ -40,6 +43,13 @@ pub(crate) struct Node {
     pod_cidrs: RwLock<Vec<IpNet>>,
     attachments: RwLock<HashMap<PodSandboxId, Attachment>>,
     busy: Busy,
+}
+
+/// How plugins' programs are found and how long they may take; may change while pods run.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) dirs: Vec<PathBuf>,
+    pub(crate) deadline: Duration,
 }
 
 /// The network that pods are attached to now: the configured one or the default.
@@ -72,6 +82,10 @@ impl Node {
             pod_cidrs: RwLock::default(),
             attachments: RwLock::default(),
             busy: Busy::default(),
+            programs: RwLock::new(Arc::new(Programs {
+                dirs: config.bin_dirs.clone(),
+                deadline: config.plugin_deadline,
+            })),
             config,
         };
         node.set_pod_cidrs(Vec::new())?;
@@ -87,6 +101,14 @@ impl Node {
             tracing::error!(error = %chained(&error), "port maps and masquerading of running pods are not restored");
         }
         Ok(node)
+    }
+
+    pub(crate) fn programs(&self) -> Arc<Programs> {
+        Arc::clone(&read(&self.programs))
+    }
+
+    pub(crate) fn set_programs(&self, programs: Programs) {
+        *write(&self.programs) = Arc::new(programs);
     }
 
     /// Reads the directory of configurations again.
@@ -189,6 +211,7 @@ impl Node {
             });
         }
         let mut record = Record {
+            format: Format,
             in_process: network.stocks.iter().map(Option::is_some).collect(),
             conf: network.conf.clone(),
             pod_cidrs: read(&self.pod_cidrs).clone(),

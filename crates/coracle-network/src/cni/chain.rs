@@ -199,8 +199,8 @@ impl<'a> Chain<'a> {
         command: &str,
         before: Option<&CniResult>,
     ) -> Result<Vec<u8>, PluginError> {
-        let settings = &self.node.config;
-        let program = exec::find(&plugin.kind, &settings.bin_dirs)?;
+        let programs = self.node.programs();
+        let program = exec::find(&plugin.kind, &programs.dirs)?;
         let mut config = named_config(self.network, plugin);
         let given = arguments::runtime_config(plugin, self.pod, self.pod_cidrs)?;
         if !given.is_empty() {
@@ -216,13 +216,8 @@ impl<'a> Chain<'a> {
         };
         let mut environment = arguments::environment(self.pod, &netns);
         environment.push(("CNI_COMMAND", command.into()));
-        environment.push(("CNI_PATH", arguments::search_path(&settings.bin_dirs)));
-        exec::run(
-            &program,
-            &environment,
-            &Value::Object(config),
-            settings.plugin_deadline,
-        )
+        environment.push(("CNI_PATH", arguments::search_path(&programs.dirs)));
+        exec::run(&program, &environment, &Value::Object(config), programs.deadline)
     }
 
     fn stock(&self, place: usize) -> Option<&'a Stock> {

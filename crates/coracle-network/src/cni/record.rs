@@ -5,16 +5,24 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use coracle_types::PodSandboxId;
+use coracle_types::format::{Format, Newer};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::chain::chained;
 use super::configuration::NetworkConf;
 use super::result::CniResult;
 use crate::{Attachment, Error, PodNetwork};
 
+/// The format of records of attachments.
+const FORMAT: u32 = 1;
+
 /// An attachment, begun or finished.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
+    /// A newer one is not read.
+    #[serde(default)]
+    pub(crate) format: Format<FORMAT>,
     pub(crate) pod: PodNetwork,
     pub(crate) conf: NetworkConf,
     /// Which plugins ran in process; the others' programs have to undo what they did.
@@ -71,10 +79,15 @@ impl Records {
     pub(crate) fn get(&self, pod: &PodSandboxId) -> Result<Option<Record>, Error> {
         let path = self.path(pod);
         match fs::read(&path) {
-            Ok(text) => match serde_json::from_slice(&text) {
-                Ok(record) => Ok(Some(record)),
+            Ok(text) => match (serde_json::from_slice(&text), Newer::check(&text, FORMAT)) {
+                (Ok(record), _) => Ok(Some(record)),
+                (Err(_), Err(newer)) => Err(Error::State {
+                    operation: "read",
+                    path,
+                    source: io::Error::new(io::ErrorKind::Unsupported, newer),
+                }),
                 // Cut short, or of a program that wrote it differently: as if it were gone, which DEL bears.
-                Err(error) => {
+                (Err(error), Ok(())) => {
                     tracing::warn!(path = %path.display(), %error, "a record that cannot be read is passed over");
                     Ok(None)
                 }
@@ -114,8 +127,13 @@ impl Records {
                 .to_str()
                 .and_then(|name| name.strip_suffix(".json"))
                 .and_then(|id| id.parse().ok());
-            if let Some(pod) = pod {
-                records.extend(self.get(&pod)?);
+            let record = pod.map(|pod| self.get(&pod)).transpose();
+            match record {
+                Ok(record) => records.extend(record.flatten()),
+                // The pod is told when it is asked about; the others' networks come up.
+                Err(error) => {
+                    tracing::error!(error = %chained(&error), "the attachment of one pod is not known")
+                }
             }
         }
         Ok(records)

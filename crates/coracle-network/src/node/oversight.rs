@@ -164,14 +164,15 @@ impl Node {
         command: &str,
         valid: Option<&HashSet<PodSandboxId>>,
     ) -> Result<(), PluginError> {
-        let program = exec::find(kind, &self.config.bin_dirs)?;
+        let programs = self.programs();
+        let program = exec::find(kind, &programs.dirs)?;
         let Some(plugin) = network.conf.plugins.iter().find(|plugin| plugin.kind == kind) else {
             return Ok(());
         };
         let mut config = named_config(network, plugin);
-        let mut deadline = self.config.plugin_deadline.min(STATUS_DEADLINE);
+        let mut deadline = programs.deadline.min(STATUS_DEADLINE);
         if let Some(valid) = valid {
-            deadline = self.config.plugin_deadline;
+            deadline = programs.deadline;
             let attachments: Value = valid
                 .iter()
                 .map(|pod| json!({ "containerID": pod, "ifname": POD_INTERFACE }))
@@ -182,7 +183,7 @@ impl Node {
         }
         let environment = [
             ("CNI_COMMAND", command.to_owned()),
-            ("CNI_PATH", arguments::search_path(&self.config.bin_dirs)),
+            ("CNI_PATH", arguments::search_path(&programs.dirs)),
         ];
         exec::run(&program, &environment, &Value::Object(config), deadline).map(drop)
     }
@@ -190,15 +191,16 @@ impl Node {
     pub(crate) fn status(&self) -> Result<(), NetworkNotReady> {
         let current = self.current();
         let network = current.network().ok_or_else(|| self.not_ready(&current))?;
+        let programs = self.programs();
         for (plugin, stock) in network.conf.plugins.iter().zip(&network.stocks) {
             if stock.is_some() {
                 continue;
             }
-            if exec::find(&plugin.kind, &self.config.bin_dirs).is_err() {
+            if exec::find(&plugin.kind, &programs.dirs).is_err() {
                 return Err(NetworkNotReady::PluginMissing {
                     network: network.conf.name.clone(),
                     plugin: plugin.kind.clone(),
-                    searched: arguments::search_path(&self.config.bin_dirs).replace(':', ", "),
+                    searched: arguments::search_path(&programs.dirs).replace(':', ", "),
                 });
             }
             if network.conf.version.has_status_and_gc()

@@ -1,10 +1,12 @@
 //! The plugin `portmap`: ports of the host lead into the pod.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use coracle_types::pod::Protocol;
 use ipnet::IpNet;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde_json::{Map, Value, json};
 
 use crate::cni::result::CniResult;
@@ -69,6 +71,7 @@ pub(crate) fn add(firewall: &Firewall, pod: &PodNetwork, result: &CniResult) -> 
     if rules.is_empty() {
         return Ok(());
     }
+    refuse_ports_of_the_node(&rules)?;
     let host_link = result
         .interfaces
         .iter()
@@ -79,6 +82,50 @@ pub(crate) fn add(firewall: &Firewall, pod: &PodNetwork, result: &CniResult) -> 
         route_loopback(&link.name)?;
     }
     firewall.map_ports(&pod.id, &rules, &networks(result))
+}
+
+/// A rule would silently take the port away from a process that listens on it.
+fn refuse_ports_of_the_node(rules: &[PortRule]) -> Result<(), PluginError> {
+    for rule in rules {
+        let any: IpAddr = match rule.target {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        if is_taken(
+            rule.protocol,
+            SocketAddr::new(rule.address.unwrap_or(any), rule.port),
+        ) {
+            return Err(PluginError::PortInUse {
+                protocol: rule.protocol,
+                port: rule.port,
+                address: rule.address,
+                holder: "a process of this node".into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether somebody listens there. Of what cannot be asked (no such address, SCTP) nobody does.
+fn is_taken(protocol: Protocol, address: SocketAddr) -> bool {
+    let kind = match protocol {
+        Protocol::Tcp => SocketType::STREAM,
+        Protocol::Udp => SocketType::DGRAM,
+        Protocol::Sctp => return false,
+    };
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let Ok(socket) = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None) else {
+        return false;
+    };
+    if kind == SocketType::STREAM {
+        // Connections that have ended but for their last packets are nobody's; whoever listens still collides.
+        let _ = rustix::net::sockopt::set_socket_reuseaddr(&socket, true);
+    }
+    rustix::net::bind(&socket, &address) == Err(rustix::io::Errno::ADDRINUSE)
 }
 
 /// Lets packets from 127.0.0.0/8 leave by the link, so that a port of 127.0.0.1 leads to a pod.
@@ -101,7 +148,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use coracle_types::PodSandboxId;
-    use coracle_types::pod::{PortMapping, Protocol};
+    use coracle_types::pod::PortMapping;
 
     use super::*;
     use crate::cni::version::Version;

@@ -8,7 +8,6 @@
 
 mod attach;
 mod fresh;
-mod latency;
 mod ports;
 mod programs;
 mod recovery;

@@ -12,15 +12,14 @@ use coracle_types::{Kind, Kinded};
 use crate::fresh::{Machine, ask, end, fresh_test, pod, reason, serve};
 
 /// Where the stock programs are, newest first.
-fn stock_dirs(wanted: &[&str]) -> Option<PathBuf> {
-    let dir = ["/opt/cni/bin", "/usr/lib/cni"]
+fn stock_dir(wanted: &[&str]) -> PathBuf {
+    ["/opt/cni/bin", "/usr/lib/cni"]
         .into_iter()
         .map(PathBuf::from)
-        .find(|dir| wanted.iter().all(|program| dir.join(program).is_file()));
-    if dir.is_none() {
-        println!("skipped: no directory has all of the CNI plugins {wanted:?}");
-    }
-    dir
+        .find(|dir| wanted.iter().all(|program| dir.join(program).is_file()))
+        .unwrap_or_else(|| {
+            panic!("no directory has all of the CNI plugins {wanted:?}: `make setup` installs them")
+        })
 }
 
 const SHARED: &str = r#"{"cniVersion":"1.0.0","name":"shared","plugins":[{"type":"bridge","bridge":"br0","isGateway":true,
@@ -54,7 +53,7 @@ fn host_local(dir: &std::path::Path, command: &str, id: &str) -> String {
 
 fresh_test! {
     async fn root_the_stock_host_local_shares_our_reservations(machine) {
-        let Some(dir) = stock_dirs(&["host-local"]) else { return };
+        let dir = stock_dir(&["host-local"]);
         machine.configure("1.conflist", &SHARED.replace("EXTRA", ""));
         let networks = Networks::start(machine.config()).await.unwrap();
         let ours = pod(&networks, &[]).await;
@@ -82,7 +81,7 @@ fresh_test! {
 
 fresh_test! {
     async fn root_an_option_of_the_program_alone_runs_the_program(machine) {
-        let Some(dir) = stock_dirs(&["bridge", "host-local", "portmap"]) else { return };
+        let dir = stock_dir(&["bridge", "host-local", "portmap"]);
         machine.configure("1.conflist", &SHARED.replace("EXTRA", r#""forceAddress":true,"#)
             .replace("}}]}", r#"}},{"type":"portmap","capabilities":{"portMappings":true}}]}"#));
         let config = NetworksConfig { bin_dirs: vec![dir], ..machine.config() };
