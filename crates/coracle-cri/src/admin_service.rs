@@ -7,23 +7,29 @@ use coracle_engine::api::Difference;
 use coracle_proto::admin;
 use coracle_proto::admin::admin_server::Admin;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::facilities::Facilities;
+use crate::process::Control;
 use crate::translate::{self, FieldError, image};
 use crate::{detached::detached, error};
 
+mod images;
+mod log_level;
+mod operations;
 mod pull;
+mod push;
+mod reload;
 
 /// [`Admin`] in front of an engine.
-#[derive(Debug)]
 pub(crate) struct AdminCalls<F> {
     engine: Arc<F>,
+    control: Arc<dyn Control>,
 }
 
 impl<F> AdminCalls<F> {
-    pub(crate) fn new(engine: Arc<F>) -> Self {
-        Self { engine }
+    pub(crate) fn new(engine: Arc<F>, control: Arc<dyn Control>) -> Self {
+        Self { engine, control }
     }
 }
 
@@ -70,6 +76,27 @@ impl<F: Facilities> Admin for AdminCalls<F> {
         }))
     }
 
+    async fn reload_config(
+        &self,
+        _: Request<admin::ReloadConfigRequest>,
+    ) -> Result<Response<admin::ReloadConfigResponse>, Status> {
+        reload::reload(self.control.as_ref()).await.map(Response::new)
+    }
+
+    async fn show_config(
+        &self,
+        _: Request<admin::ShowConfigRequest>,
+    ) -> Result<Response<admin::ShowConfigResponse>, Status> {
+        Ok(Response::new(reload::show(self.control.as_ref())))
+    }
+
+    async fn set_log_level(
+        &self,
+        request: Request<admin::SetLogLevelRequest>,
+    ) -> Result<Response<admin::SetLogLevelResponse>, Status> {
+        log_level::call(self.control.as_ref(), request.get_ref()).map(Response::new)
+    }
+
     type PullStream = ReceiverStream<Result<admin::PullEvent, Status>>;
 
     async fn pull(&self, request: Request<admin::PullRequest>) -> Result<Response<Self::PullStream>, Status> {
@@ -95,5 +122,53 @@ impl<F: Facilities> Admin for AdminCalls<F> {
         Ok(Response::new(admin::ImportResponse {
             images: images.collect(),
         }))
+    }
+
+    async fn load(
+        &self,
+        request: Request<Streaming<admin::LoadRequest>>,
+    ) -> Result<Response<admin::ImportResponse>, Status> {
+        images::load(&self.engine, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    type SaveStream = ReceiverStream<Result<admin::SaveEvent, Status>>;
+
+    async fn save(&self, request: Request<admin::SaveRequest>) -> Result<Response<Self::SaveStream>, Status> {
+        images::save(&self.engine, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    type PushStream = ReceiverStream<Result<admin::PushEvent, Status>>;
+
+    async fn push(&self, request: Request<admin::PushRequest>) -> Result<Response<Self::PushStream>, Status> {
+        push::call(&self.engine, request.into_inner()).map(Response::new)
+    }
+
+    async fn image_details(
+        &self,
+        request: Request<admin::ImageDetailsRequest>,
+    ) -> Result<Response<admin::ImageDetailsResponse>, Status> {
+        images::details(&*self.engine, &request.into_inner().image)
+            .await
+            .map(Response::new)
+    }
+
+    async fn prune_images(
+        &self,
+        request: Request<admin::PruneImagesRequest>,
+    ) -> Result<Response<admin::PruneImagesResponse>, Status> {
+        images::prune(&self.engine, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn list_operations(
+        &self,
+        _: Request<admin::ListOperationsRequest>,
+    ) -> Result<Response<admin::ListOperationsResponse>, Status> {
+        Ok(Response::new(operations::call(&*self.engine)))
     }
 }

@@ -1,18 +1,23 @@
 //! The engine as the runtime behind this front end: each facility is its method of the same name.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_engine::api::{
     CgroupDriver, ContainerFilter, ContainerStatus, ContainerSummary, Detail, ExecOutput, ExecSync, Finding,
-    IdPrefix, ImageFsInfo, NodeStatus, PodFilter, PodStatus, PodSummary, PullImage,
+    IdPrefix, ImageFsInfo, NodeStatus, PodFilter, PodStatus, PodSummary, PruneImages, Pruned, PullImage,
 };
+use coracle_engine::events::Following;
+use coracle_engine::operations::Operation;
+use coracle_engine::stats::{ContainerStats, Measures, PodMetrics, PodStats};
 use coracle_engine::{Engine, EngineError};
-use coracle_image::{Image, Progress};
+use coracle_image::{Details, Image, Progress, PushRequest, Pushed, SaveRequest, Saved};
 use coracle_types::container::ContainerConfig;
 use coracle_types::image::ImageSpec;
 use coracle_types::pod::PodSandboxConfig;
+use coracle_types::resources::LinuxResources;
 use coracle_types::steps::Step;
 use coracle_types::{ContainerId, PodSandboxId, RuntimeHandlerName};
 
@@ -75,6 +80,14 @@ impl Facilities for Engine {
         Engine::exec_sync(self, id, exec).await
     }
 
+    async fn update_container_resources(
+        &self,
+        id: &IdPrefix,
+        resources: LinuxResources,
+    ) -> Result<(), EngineError> {
+        Engine::update_container_resources(self, id, resources).await
+    }
+
     async fn reopen_container_log(&self, id: &IdPrefix) -> Result<(), EngineError> {
         Engine::reopen_container_log(self, id).await
     }
@@ -103,6 +116,34 @@ impl Facilities for Engine {
         Engine::import_images(self, path).await
     }
 
+    async fn image_details(&self, image: &str) -> Result<Details, EngineError> {
+        Engine::image_details(self, image).await
+    }
+
+    fn archive_file(&self) -> Result<File, EngineError> {
+        Engine::archive_file(self)
+    }
+
+    async fn load_images(&self, archive: File) -> Result<Vec<Arc<Image>>, EngineError> {
+        Engine::load_images(self, archive).await
+    }
+
+    async fn save_images(&self, request: SaveRequest) -> Result<Saved, EngineError> {
+        Engine::save_images(self, request).await
+    }
+
+    async fn push_image(
+        &self,
+        request: PushRequest,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Pushed, EngineError> {
+        Engine::push_image(self, request, progress).await
+    }
+
+    async fn prune_images(&self, prune: PruneImages) -> Result<Pruned, EngineError> {
+        Engine::prune_images(self, prune).await
+    }
+
     async fn image_fs_info(&self) -> Result<ImageFsInfo, EngineError> {
         Engine::image_fs_info(self).await
     }
@@ -125,5 +166,41 @@ impl Facilities for Engine {
 
     fn explain(&self, pod: &IdPrefix) -> Result<Vec<Step>, EngineError> {
         Engine::explain(self, pod)
+    }
+
+    async fn container_stats(&self, id: &IdPrefix) -> Result<ContainerStats, EngineError> {
+        Engine::container_stats(self, id).await
+    }
+
+    async fn list_container_stats(&self, filter: &ContainerFilter) -> Vec<ContainerStats> {
+        Engine::list_container_stats(self, filter).await
+    }
+
+    async fn pod_stats(&self, id: &IdPrefix) -> Result<PodStats, EngineError> {
+        Engine::pod_stats(self, id).await
+    }
+
+    async fn list_pod_stats(&self, filter: &PodFilter) -> Vec<PodStats> {
+        Engine::list_pod_stats(self, filter).await
+    }
+
+    fn measures(&self) -> Measures {
+        Engine::measures(self)
+    }
+
+    async fn pod_metrics(&self) -> Vec<PodMetrics> {
+        Engine::pod_metrics(self).await
+    }
+
+    fn follow_events(&self) -> Following {
+        Engine::follow_events(self)
+    }
+
+    fn end_streams(&self) {
+        Engine::end_streams(self);
+    }
+
+    fn operations(&self) -> Vec<Operation> {
+        Engine::operations(self)
     }
 }

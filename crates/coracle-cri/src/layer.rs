@@ -1,33 +1,48 @@
-//! Around every call: the caller's deadline, and a line in the log at level debug.
+//! Around every call: the caller's deadline, its number in the log, and who counts it.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::{Instrument as _, error_span};
+
+use crate::process::Meter;
 
 /// Puts [`Call`] around a service.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct CallLayer;
+#[derive(Clone)]
+pub(crate) struct CallLayer {
+    meter: Arc<dyn Meter>,
+}
+
+impl CallLayer {
+    pub(crate) fn new(meter: Arc<dyn Meter>) -> Self {
+        Self { meter }
+    }
+}
 
 /// Answers DeadlineExceeded when the caller's `grpc-timeout` has passed.
 ///
 /// The server below would answer Cancelled, which clients take for their own doing.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Call<S> {
     below: S,
+    meter: Arc<dyn Meter>,
 }
 
 impl<S> Layer<S> for CallLayer {
     type Service = Call<S>;
 
     fn layer(&self, below: S) -> Call<S> {
-        Call { below }
+        let meter = Arc::clone(&self.meter);
+        Call { below, meter }
     }
 }
 
@@ -53,9 +68,12 @@ where
                 deadline.saturating_sub(Duration::from_millis(1)),
             ))
         });
-        let work = self.below.call(request);
-        Box::pin(async move {
-            let began = Instant::now();
+        let span = error_span!("call", call = name(&path), request = next_request());
+        let work = self.below.call(request).instrument(span.clone());
+        let counted = Counted::new(Arc::clone(&self.meter), &path);
+        let answer = async move {
+            // The whole of it: a block that uses one field would take a copy of that alone.
+            let mut counted = counted;
             let outcome = match timer {
                 None => work.await,
                 Some(timer) => tokio::select! {
@@ -64,16 +82,56 @@ where
                     () = timer => Ok(expired(&path, deadline.unwrap_or_default()).into_http()),
                 },
             };
-            let took = began.elapsed();
             if let Ok(response) = &outcome {
-                let code = response
-                    .headers()
-                    .get("grpc-status")
-                    .and_then(|code| code.to_str().ok());
-                tracing::debug!(call = name(&path), code = code.unwrap_or("0"), ?took, "answered");
+                counted.code = code_of(response.headers());
             }
+            tracing::debug!(code = counted.code, took = ?counted.began.elapsed(), "answered");
             outcome
-        })
+        };
+        Box::pin(answer.instrument(span))
+    }
+}
+
+/// Numbers calls in the log; 0 is nobody's.
+fn next_request() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// A status that is not in the head comes after the answer's body, and is OK.
+fn code_of(headers: &HeaderMap) -> i32 {
+    let code = headers.get("grpc-status").and_then(|code| code.to_str().ok());
+    code.and_then(|code| code.parse().ok()).unwrap_or(0)
+}
+
+/// A call that is counted when this goes, also because its client left.
+struct Counted {
+    meter: Arc<dyn Meter>,
+    call: String,
+    began: Instant,
+    code: i32,
+}
+
+impl Counted {
+    fn new(meter: Arc<dyn Meter>, path: &str) -> Self {
+        Self {
+            meter,
+            call: name(path).to_owned(),
+            began: Instant::now(),
+            code: Code::Cancelled as i32,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // A client may ask for whatever name it likes; those that are offered are few.
+        let call = if self.code == Code::Unimplemented as i32 {
+            "unknown"
+        } else {
+            &self.call
+        };
+        self.meter.answered(call, self.code, self.began.elapsed());
     }
 }
 
@@ -121,10 +179,48 @@ mod tests {
         request
             .headers_mut()
             .insert("grpc-timeout", "5m".parse().unwrap());
-        let response = CallLayer.layer(stuck).call(request).await.unwrap();
+        let response = CallLayer::new(Arc::new(()))
+            .layer(stuck)
+            .call(request)
+            .await
+            .unwrap();
         assert_eq!(response.headers()["grpc-status"], "4");
         let message = response.headers()["grpc-message"].to_str().unwrap();
         assert!(message.starts_with("RunPodSandbox"), "{message}");
+    }
+
+    #[derive(Default)]
+    struct Heard(std::sync::Mutex<Vec<(String, i32)>>);
+
+    impl Meter for Heard {
+        fn answered(&self, call: &str, code: i32, _: Duration) {
+            self.0.lock().unwrap().push((call.to_owned(), code));
+        }
+    }
+
+    #[tokio::test]
+    async fn every_call_is_counted_once_with_its_code() {
+        let heard = Arc::new(Heard::default());
+        let layer = CallLayer::new(Arc::clone(&heard) as Arc<dyn Meter>);
+        let mut service = layer.layer(tower::service_fn(|request: Request<Body>| async move {
+            Ok::<_, Infallible>(match request.uri().path() {
+                "/s/Good" => Response::new(Body::empty()),
+                "/s/Bad" => Status::not_found("it").into_http(),
+                "/s/Slow" => std::future::pending().await,
+                _ => Status::unimplemented("that").into_http(),
+            })
+        }));
+        for path in ["/s/Good", "/s/Bad", "/s/whatever-a-client-likes"] {
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = path.parse().unwrap();
+            service.call(request).await.unwrap();
+        }
+        let mut slow = Request::new(Body::empty());
+        *slow.uri_mut() = "/s/Slow".parse().unwrap();
+        drop(service.call(slow));
+        let heard: Vec<_> = std::mem::take(&mut *heard.0.lock().unwrap());
+        let heard: Vec<_> = heard.iter().map(|(call, code)| (call.as_str(), *code)).collect();
+        assert_eq!(heard, [("Good", 0), ("Bad", 5), ("unknown", 12), ("Slow", 1)]);
     }
 
     #[test]

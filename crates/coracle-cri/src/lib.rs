@@ -15,6 +15,7 @@ mod error;
 mod facilities;
 mod image_service;
 mod layer;
+pub mod process;
 mod runtime_service;
 mod server;
 pub mod socket;
@@ -24,4 +25,5 @@ mod translate;
 mod tests;
 
 pub use crate::facilities::Facilities;
+pub use crate::process::Process;
 pub use crate::server::{ServeError, serve};

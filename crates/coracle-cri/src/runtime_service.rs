@@ -13,11 +13,18 @@ use tonic::{Request, Response, Status};
 use crate::error::unimplemented;
 use crate::facilities::Facilities;
 
+mod container_stats;
 mod container_status;
 mod create_container;
 mod exec_sync;
+mod get_container_events;
+mod list_container_stats;
 mod list_containers;
+mod list_metric_descriptors;
 mod list_pod_sandbox;
+mod list_pod_sandbox_metrics;
+mod list_pod_sandbox_stats;
+mod pod_sandbox_stats;
 mod pod_sandbox_status;
 mod remove_container;
 mod remove_pod_sandbox;
@@ -28,6 +35,8 @@ mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
+mod update_container_resources;
+mod update_pod_sandbox_resources;
 mod version;
 
 /// [`RuntimeService`] in front of an engine.
@@ -204,7 +213,7 @@ impl<F: Facilities> RuntimeService for RuntimeCalls<F> {
         runtime_config::update(&*self.engine, request.into_inner()).map(Response::new)
     }
 
-    // What follows is not offered by this version.
+    // Of what follows, this version does not offer all.
 
     type StreamPodSandboxesStream = Nothing<cri::StreamPodSandboxesResponse>;
 
@@ -226,9 +235,11 @@ impl<F: Facilities> RuntimeService for RuntimeCalls<F> {
 
     async fn update_container_resources(
         &self,
-        _: Request<cri::UpdateContainerResourcesRequest>,
+        request: Request<cri::UpdateContainerResourcesRequest>,
     ) -> Result<Response<cri::UpdateContainerResourcesResponse>, Status> {
-        Err(unimplemented("UpdateContainerResources"))
+        update_container_resources::call(&self.engine, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn exec(&self, _: Request<cri::ExecRequest>) -> Result<Response<cri::ExecResponse>, Status> {
@@ -248,16 +259,20 @@ impl<F: Facilities> RuntimeService for RuntimeCalls<F> {
 
     async fn container_stats(
         &self,
-        _: Request<cri::ContainerStatsRequest>,
+        request: Request<cri::ContainerStatsRequest>,
     ) -> Result<Response<cri::ContainerStatsResponse>, Status> {
-        Err(unimplemented("ContainerStats"))
+        container_stats::call(&self.engine, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<cri::ListContainerStatsRequest>,
+        request: Request<cri::ListContainerStatsRequest>,
     ) -> Result<Response<cri::ListContainerStatsResponse>, Status> {
-        Err(unimplemented("ListContainerStats"))
+        Ok(Response::new(
+            list_container_stats::call(&self.engine, request.into_inner()).await,
+        ))
     }
 
     type StreamContainerStatsStream = Nothing<cri::StreamContainerStatsResponse>;
@@ -271,16 +286,20 @@ impl<F: Facilities> RuntimeService for RuntimeCalls<F> {
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<cri::PodSandboxStatsRequest>,
+        request: Request<cri::PodSandboxStatsRequest>,
     ) -> Result<Response<cri::PodSandboxStatsResponse>, Status> {
-        Err(unimplemented("PodSandboxStats"))
+        pod_sandbox_stats::call(&self.engine, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<cri::ListPodSandboxStatsRequest>,
+        request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Result<Response<cri::ListPodSandboxStatsResponse>, Status> {
-        Err(unimplemented("ListPodSandboxStats"))
+        Ok(Response::new(
+            list_pod_sandbox_stats::call(&self.engine, request.into_inner()).await,
+        ))
     }
 
     type StreamPodSandboxStatsStream = Nothing<cri::StreamPodSandboxStatsResponse>;
@@ -313,27 +332,27 @@ impl<F: Facilities> RuntimeService for RuntimeCalls<F> {
         Err(unimplemented("RestorePod"))
     }
 
-    type GetContainerEventsStream = Nothing<cri::ContainerEventResponse>;
+    type GetContainerEventsStream = get_container_events::Events;
 
     async fn get_container_events(
         &self,
         _: Request<cri::GetEventsRequest>,
     ) -> Result<Response<Self::GetContainerEventsStream>, Status> {
-        Err(unimplemented("GetContainerEvents"))
+        Ok(Response::new(get_container_events::call(&self.engine)))
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Result<Response<cri::ListMetricDescriptorsResponse>, Status> {
-        Err(unimplemented("ListMetricDescriptors"))
+        Ok(Response::new(list_metric_descriptors::call(&*self.engine)))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Result<Response<cri::ListPodSandboxMetricsResponse>, Status> {
-        Err(unimplemented("ListPodSandboxMetrics"))
+        Ok(Response::new(list_pod_sandbox_metrics::call(&self.engine).await))
     }
 
     type StreamPodSandboxMetricsStream = Nothing<cri::StreamPodSandboxMetricsResponse>;
@@ -347,8 +366,8 @@ impl<F: Facilities> RuntimeService for RuntimeCalls<F> {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Result<Response<cri::UpdatePodSandboxResourcesResponse>, Status> {
-        Err(unimplemented("UpdatePodSandboxResources"))
+        update_pod_sandbox_resources::call(&self.engine, request.into_inner()).map(Response::new)
     }
 }

@@ -20,10 +20,9 @@ use crate::admin_service::AdminCalls;
 use crate::facilities::Facilities;
 use crate::image_service::ImageCalls;
 use crate::layer::CallLayer;
+use crate::process::Process;
 use crate::runtime_service::RuntimeCalls;
 
-/// How long calls under way may still take after the shutdown began.
-const DRAIN: Duration = Duration::from_secs(5);
 /// Calls under way on one connection; the kubelet has one for all its pods.
 const MAX_STREAMS: u32 = 8192;
 /// Pause after an accept that failed, most likely for want of descriptors.
@@ -46,12 +45,13 @@ impl Kinded for ServeError {
 }
 
 /// Serves the CRI and the admin service on `listener` until `shutdown` resolves; calls under way then
-/// have five seconds.
+/// have the process's time to drain.
 ///
 /// # Errors
 /// When the transport gives up.
 pub async fn serve<F: Facilities>(
     engine: Arc<F>,
+    process: Process,
     listener: UnixListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
@@ -61,14 +61,14 @@ pub async fn serve<F: Facilities>(
     let images = ImageServiceServer::new(ImageCalls::new(Arc::clone(&engine)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let admin = AdminServer::new(AdminCalls::new(engine))
+    let admin = AdminServer::new(AdminCalls::new(Arc::clone(&engine), process.control))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
 
     let (end, ended) = oneshot::channel::<()>();
     let serving = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
-        .layer(CallLayer)
+        .layer(CallLayer::new(process.meter))
         .add_service(runtime)
         .add_service(images)
         .add_service(admin)
@@ -81,11 +81,12 @@ pub async fn serve<F: Facilities>(
         outcome = &mut serving => return outcome.map_err(ServeError::Transport),
         () = shutdown => {}
     }
+    engine.end_streams();
     let _ = end.send(());
-    match tokio::time::timeout(DRAIN, serving).await {
+    match tokio::time::timeout(process.drain, serving).await {
         Ok(outcome) => outcome.map_err(ServeError::Transport),
         Err(_) => {
-            tracing::info!(after = ?DRAIN, "left calls under way at shutdown");
+            tracing::info!(after = ?process.drain, "left calls under way at shutdown");
             Ok(())
         }
     }

@@ -88,12 +88,11 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens on `path` with permissions `mode` (such as 0o660). A socket that nobody answers on is
-/// replaced. The caller runs inside a tokio runtime.
+/// Whether a socket can have this path: known before anything is made for it.
 ///
 /// # Errors
-/// When the path is too long or taken, or the kernel refuses.
-pub async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), SocketError> {
+/// When it is too long.
+pub fn check(path: &Path) -> Result<(), SocketError> {
     let length = path.as_os_str().len();
     if length > MAX_SOCKET_PATH {
         return Err(SocketError::TooLong {
@@ -101,6 +100,16 @@ pub async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), 
             length,
         });
     }
+    Ok(())
+}
+
+/// Listens on `path` with permissions `mode` (such as 0o660). A socket that nobody answers on is
+/// replaced. The caller runs inside a tokio runtime.
+///
+/// # Errors
+/// When the path is too long or taken, or the kernel refuses.
+pub async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), SocketError> {
+    check(path)?;
     let failed = |step| {
         move |source| SocketError::System {
             path: path.to_owned(),

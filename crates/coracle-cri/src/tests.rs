@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tonic::Code;
 
 use crate::tests::memory::Memory;
-use crate::{ServeError, serve, socket};
+use crate::{Process, ServeError, serve, socket};
 
 mod memory;
 
@@ -34,7 +34,7 @@ async fn node() -> Node {
     let (end, ended) = oneshot::channel::<()>();
     let engine = Arc::clone(&memory);
     let serving = tokio::spawn(async move {
-        serve(engine, listener, async {
+        serve(engine, Process::default(), listener, async {
             let _ = ended.await;
         })
         .await
@@ -66,7 +66,7 @@ fn pod(name: &str) -> cri::RunPodSandboxRequest {
 }
 
 /// The calls of the wire's table that answer something else than "not implemented".
-const OFFERED: [&str; 22] = [
+const OFFERED: [&str; 31] = [
     "Version",
     "Status",
     "RuntimeConfig",
@@ -89,6 +89,15 @@ const OFFERED: [&str; 22] = [
     "ImageStatus",
     "RemoveImage",
     "ImageFsInfo",
+    "ContainerStats",
+    "ListContainerStats",
+    "PodSandboxStats",
+    "ListPodSandboxStats",
+    "GetContainerEvents",
+    "ListMetricDescriptors",
+    "ListPodSandboxMetrics",
+    "UpdateContainerResources",
+    "UpdatePodSandboxResources",
 ];
 
 #[tokio::test]

@@ -8,11 +8,14 @@ use std::fmt;
 use coracle_engine::api::{Detail, IdPrefix};
 
 pub(crate) mod container;
+pub(crate) mod events;
 pub(crate) mod image;
+pub(crate) mod metrics;
 pub(crate) mod resources;
 pub(crate) mod sandbox;
 pub(crate) mod security;
 pub(crate) mod signal;
+pub(crate) mod stats;
 
 /// A field of a request has a value that means nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]

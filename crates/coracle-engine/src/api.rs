@@ -183,6 +183,28 @@ pub struct PullImage {
     pub sandbox: Option<PodSandboxConfig>,
 }
 
+/// Which images are to go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PruneImages {
+    /// Also those that have a tag.
+    pub all: bool,
+    /// Only those that came before.
+    pub before: Option<UnixNanos>,
+    /// Only tell.
+    pub dry_run: bool,
+}
+
+/// What went, or would go.
+#[derive(Debug, Clone, Default)]
+pub struct Pruned {
+    /// The images.
+    pub images: Vec<std::sync::Arc<coracle_image::Image>>,
+    /// Bytes that are free by it.
+    pub bytes: u64,
+    /// Inodes likewise.
+    pub inodes: u64,
+}
+
 /// One condition of the runtime (`RuntimeReady`, `NetworkReady`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {

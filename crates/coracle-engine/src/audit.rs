@@ -1,6 +1,8 @@
-//! The difference between the ledgers and the kernel.
+//! The difference between records, ledgers and the kernel.
 
-use std::collections::HashSet;
+mod network;
+
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,10 +20,15 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 
 const MISSING: &str = "remove the pod: `coracle rm POD`; its workload controller makes a new one";
 const LEAKED: &str = "restart the daemon, which puts away what is nobody's; report it if it stays";
+const QUARANTINED: &str = "remove the pod by its id: `coracle rm POD`; what it owns goes with it";
+const ASIDE: &str =
+    "pods and images were taken from what else tells of them; remove the file when nobody needs it";
+const KEEPER: &str =
+    "none: the next start of a pod, or of the daemon, makes another, and shims deposit with it";
 
 impl Engine {
-    /// What the kernel has that no pod owns, and what pods own that is not there. Deferred removals are
-    /// waited for, so a quiet node has no findings.
+    /// What the kernel has that no pod owns, what pods own that is not there, and what cannot be read.
+    /// Deferred removals are waited for, so a quiet node has no findings.
     pub async fn audit(&self) -> Vec<Finding> {
         self.settle().await;
         let views: Vec<_> = self
@@ -32,30 +39,43 @@ impl Engine {
             .map(|handle| handle.view())
             .collect();
         let mut findings = Vec::new();
+        let mounted = mount_points();
         for view in &views {
-            self.missing(view, &mut findings);
+            self.missing(view, &mounted, &mut findings);
         }
-        self.leaked(
-            &views.iter().map(AsRef::as_ref).collect::<Vec<_>>(),
-            &mut findings,
-        );
+        self.missing_networks(&views, &mut findings).await;
+        let views: Vec<_> = views.iter().map(AsRef::as_ref).collect();
+        self.leaked(&views, &mut findings);
+        let pods: HashSet<_> = views.iter().map(|view| &view.pod.id).collect();
+        self.leaked_networks(&pods, &mut findings).await;
+        self.leaked_shims(&pods, &mut findings).await;
+        let aside = self.parts.config.root.join("db.redb.damaged");
+        if aside.exists() {
+            let object = format!("{}: what the database was before", aside.display());
+            findings.push(Finding {
+                remedy: ASIDE.to_owned(),
+                ..finding(Difference::Missing, "database", &object, "")
+            });
+        }
         findings
     }
 
-    fn missing(&self, view: &View, findings: &mut Vec<Finding>) {
+    fn missing(&self, view: &View, mounted: &HashSet<PathBuf>, findings: &mut Vec<Finding>) {
         let pod = &view.pod.id;
+        let mut miss = |kind: &str, object: &str| {
+            findings.push(finding(Difference::Missing, kind, object, pod.as_str()));
+        };
+        if let Some(reason) = &view.pod.quarantine {
+            miss("record", reason);
+            if let Some(finding) = findings.last_mut() {
+                QUARANTINED.clone_into(&mut finding.remedy);
+            }
+            return;
+        }
         let directory = self.parts.records.pod_dir(pod);
         let entries = match Ledger::<Object>::open(&directory.join("ledger")) {
             Ok(ledger) => ledger.entries().to_vec(),
-            Err(error) => {
-                findings.push(finding(
-                    Difference::Missing,
-                    "ledger",
-                    &error.to_string(),
-                    pod.as_str(),
-                ));
-                return;
-            }
+            Err(error) => return miss("ledger", &error.to_string()),
         };
         if view.pod.phase != PodPhase::Ready {
             return;
@@ -63,14 +83,44 @@ impl Engine {
         for object in &entries {
             for path in self.must_exist(object, view, &directory) {
                 if !path.exists() {
-                    findings.push(finding(
-                        Difference::Missing,
-                        object.kind(),
-                        &path.display().to_string(),
-                        pod.as_str(),
-                    ));
+                    miss(object.kind(), &path.display().to_string());
                 }
             }
+            for pin in pins(object) {
+                if pin.exists() && !mounted.contains(&pin) {
+                    let what = format!("{} is no namespace any more: it was unmounted", pin.display());
+                    miss(object.kind(), &what);
+                }
+            }
+        }
+        for container in &view.containers {
+            let runs = matches!(
+                container.phase,
+                ContainerPhase::Running | ContainerPhase::Stopping
+            );
+            if let Some(pid) = container.pid.filter(|_| runs)
+                && !Path::new(&format!("/proc/{pid}")).exists()
+            {
+                miss(
+                    "process",
+                    &format!("{pid}, first process of container {}", container.id),
+                );
+            }
+        }
+    }
+
+    /// Shims and deposits of pods that nobody knows.
+    async fn leaked_shims(&self, pods: &HashSet<&PodSandboxId>, findings: &mut Vec<Finding>) {
+        match self.parts.shims.pods().await {
+            Ok(kept) => findings.extend(
+                kept.iter()
+                    .filter(|pod| !pods.contains(pod))
+                    .map(|pod| finding(Difference::Leaked, "shim", pod.as_str(), pod.as_str())),
+            ),
+            Err(error) => findings.push(Finding {
+                remedy: KEEPER.to_owned(),
+                ..finding(Difference::Missing, "keeper", &crate::error::chain(&error), "")
+            }),
         }
     }
 
@@ -79,7 +129,7 @@ impl Engine {
         match object {
             Object::Shim => vec![directory.join("shim.sock")],
             Object::Netns { path } | Object::Namespaces { path } => vec![path.clone()],
-            Object::Attachment { .. } => Vec::new(),
+            Object::Attachment { .. } | Object::Scope { .. } => Vec::new(),
             Object::Task { container, cgroup } => {
                 let runs = view.containers.iter().any(|record| {
                     record.id == *container
@@ -106,7 +156,7 @@ impl Engine {
                 let Some(id) = name.strip_prefix(prefix) else {
                     continue;
                 };
-                let id = id.strip_suffix(".json").unwrap_or(id);
+                let id = crate::cgroups::id_in(id.strip_suffix(".json").unwrap_or(id));
                 if id.parse::<PodSandboxId>().is_ok() && !known(id) {
                     let object = directory.join(&name).display().to_string();
                     findings.push(finding(Difference::Leaked, kind, &object, id));
@@ -118,17 +168,42 @@ impl Engine {
         let is_either = |id: &str| is_pod(id) || is_container(id);
         strangers(&config.state.join("pods"), "", "directory", &is_pod);
         strangers(&config.state.join("containers"), "", "directory", &is_container);
-        strangers(&config.state.join("network"), "", "network attachment", &is_pod);
         strangers(&config.root.join("writable"), "", "writable layer", &is_container);
-        let netns = self.parts.networks.netns_path(&PodSandboxId::generate());
-        if let Some(directory) = netns.parent() {
-            strangers(directory, &format!("{}-", config.instance), "netns", &is_pod);
-        }
         for hierarchy in hierarchies() {
-            let parent = hierarchy.join(config.default_cgroup_parent.trim_start_matches('/'));
-            strangers(&parent, "", "cgroup", &is_either);
+            for parent in self.cgroup_parents(views) {
+                let parent = hierarchy.join(parent.trim_start_matches('/'));
+                strangers(&parent, "", "cgroup", &is_either);
+            }
         }
     }
+
+    /// Where pods' cgroups lie: the default and those that clients gave.
+    fn cgroup_parents(&self, views: &[&View]) -> BTreeSet<String> {
+        let config = &self.parts.config;
+        let given = views.iter().map(|view| view.pod.config.cgroup_parent.as_str());
+        given
+            .chain([""])
+            .map(|given| crate::cgroups::parent_path(config, given))
+            .collect()
+    }
+}
+
+/// The files on which an object's namespaces are pinned.
+fn pins(object: &Object) -> Vec<PathBuf> {
+    match object {
+        Object::Netns { path } => vec![path.clone()],
+        Object::Namespaces { path } => names(path).into_iter().map(|name| path.join(name)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Field 5 of /proc/self/mountinfo, which the paths of pins survive unescaped: ids and plain words.
+fn mount_points() -> HashSet<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|path| PathBuf::from(path.replace("\\040", " ")))
+        .collect()
 }
 
 fn names(directory: &Path) -> Vec<String> {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use coracle_image::{PolicySource, RegistryConfig};
+use coracle_task::Deadlines;
 use coracle_types::{Instance, RuntimeHandlerName};
 
 use crate::api::CgroupDriver;
@@ -24,8 +27,32 @@ pub struct EngineConfig {
     pub runtime_cgroup: String,
     /// Runtime handlers by name; the empty name is always there.
     pub handlers: BTreeMap<RuntimeHandlerName, Handler>,
+    /// Most processes of a container; `None` leaves it to the pod's cgroup.
+    pub pids_limit: Option<u32>,
+    /// AppArmor profile that `RuntimeDefault` means; [`crate::APPARMOR_PROFILE`] is loaded at the start. `None` is
+    /// unconfined.
+    pub apparmor_profile: Option<String>,
+    /// Most bytes of one stream that ExecSync keeps; the rest is dropped (CRI says 16 MB).
+    pub exec_limit: usize,
     /// The host's resolver configuration, for pods that bring none.
     pub host_resolv_conf: PathBuf,
+}
+
+/// What may change while pods run; what is under way ends by what it began with.
+#[derive(Debug, Clone)]
+pub struct LiveConfig {
+    /// How registries are found and asked.
+    pub registries: RegistryConfig,
+    /// Which images may be pulled.
+    pub policy: PolicySource,
+    /// Where CNI plugins' programs are looked for, in this order.
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// How long one run of a plugin's program may take.
+    pub plugin_deadline: Duration,
+    /// How long shims may take to answer.
+    pub shim_deadlines: Deadlines,
+    /// What shims log: a filter in their own words.
+    pub shim_log: String,
 }
 
 /// How pods of one runtime handler are run.

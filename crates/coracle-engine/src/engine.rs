@@ -7,26 +7,26 @@ use std::time::Duration;
 
 use coracle_image::{Image, Progress, PullRequest};
 use coracle_types::container::ContainerConfig;
+use coracle_types::format::Format;
 use coracle_types::image::ImageSpec;
 use coracle_types::pod::PodSandboxConfig;
+use coracle_types::resources::LinuxResources;
 use coracle_types::steps::Step;
 use coracle_types::time::UnixNanos;
 use coracle_types::{ContainerId, Kind, PodSandboxId, RuntimeHandlerName};
-use tokio::sync::oneshot;
 
 use crate::api::{
     CgroupDriver, ContainerFilter, ContainerStatus, ContainerSummary, Detail, ExecOutput, ExecSync, FsUsage,
     IdPrefix, ImageFsInfo, PodFilter, PodStatus, PodSummary, PullImage,
 };
+use crate::config::LiveConfig;
 use crate::error::EngineError;
 use crate::index::Reserved;
+use crate::operations::{Entry, Subject};
 use crate::parts::Parts;
-use crate::pod::{self, Answer, Beginning, PodHandle, Request};
+use crate::pod::{self, Answer, Beginning, PodHandle, Reply, Request, View};
 use crate::policy::{PodPhase, Repeat};
 use crate::record::{ContainerRecord, PodRecord};
-
-/// Most bytes of one stream that ExecSync keeps; the rest is dropped (CRI says 16 MB).
-const EXEC_LIMIT: usize = 16 * 1_000_000;
 
 /// The runtime behind all front ends.
 pub struct Engine {
@@ -56,14 +56,16 @@ impl Engine {
                 .map(|name| format!("{:?}", name.0))
                 .collect();
             let message = format!(
-                "runtime handler {:?} is not configured: known are {}",
+                "runtime_handler {:?}: it is not configured; known are {}",
                 handler.0,
                 known.join(", ")
             );
             return Err(EngineError::new(Kind::InvalidArgument, OPERATION, message));
         }
+        crate::cgroups::check_parent(&self.parts.config, &config.cgroup_parent)?;
         let name = config.metadata.clone();
         let record = PodRecord {
+            format: Format,
             id: PodSandboxId::generate(),
             config,
             handler,
@@ -73,8 +75,10 @@ impl Engine {
             netns: None,
             boot: self.parts.boot.clone(),
             steps: Vec::new(),
+            quarantine: None,
+            left_alone: false,
         };
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Reply::awaited();
         let mut fresh = Some((record.clone(), reply));
         let reserved = self.parts.index.reserve(&name, || {
             let (record, reply) = fresh.take().expect("reserve calls this once at most");
@@ -126,14 +130,7 @@ impl Engine {
     pub fn pod_sandbox_status(&self, id: &IdPrefix, detail: Detail) -> Result<PodStatus, EngineError> {
         let handle = self.pod(id)?;
         let view = handle.view();
-        let mut status = PodStatus {
-            summary: view.pod.summary(),
-            ips: view.pod.ips.clone(),
-            namespaces: view.pod.config.security.namespaces.clone(),
-            containers: view.containers.iter().map(|record| record.status()).collect(),
-            timestamp: UnixNanos::now(),
-            info: BTreeMap::new(),
-        };
+        let mut status = pod_status(&view);
         if detail == Detail::Verbose {
             status.info = crate::info::of_pod(&view, &handle);
         }
@@ -210,6 +207,23 @@ impl Engine {
         }
     }
 
+    /// Puts the limits in force that `resources` sets; zero and empty leave a limit as it is. All of them or
+    /// none; they hold for further starts, too.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument` for what cannot be, and what the kernel refused.
+    pub async fn update_container_resources(
+        &self,
+        id: &IdPrefix,
+        resources: LinuxResources,
+    ) -> Result<(), EngineError> {
+        let (id, handle) = self.container(id)?;
+        handle
+            .ask(Request::Update(id, Arc::new(resources)))
+            .await
+            .map(|_| ())
+    }
+
     /// A container, whole.
     ///
     /// # Errors
@@ -261,13 +275,7 @@ impl Engine {
     /// command was killed at its deadline. That it exits with a code other than 0 is no error.
     pub async fn exec_sync(&self, id: &IdPrefix, exec: ExecSync) -> Result<ExecOutput, EngineError> {
         const OPERATION: &str = "exec";
-        if exec.command.is_empty() {
-            return Err(EngineError::new(
-                Kind::InvalidArgument,
-                OPERATION,
-                "cmd is empty: give a program to run",
-            ));
-        }
+        coracle_spec::validate_exec(&exec.command).map_err(EngineError::from_cause(OPERATION))?;
         let (id, handle) = self.container(id)?;
         let shim = match handle.ask(Request::Use(id.clone())).await? {
             Answer::Shim(shim) => shim,
@@ -283,10 +291,12 @@ impl Engine {
         let request = coracle_task::ExecSync {
             process,
             timeout: exec.timeout,
-            limit: EXEC_LIMIT,
+            limit: self.parts.config.exec_limit,
         };
-        let output = shim
-            .exec_sync(&id, request)
+        let entry = self.in_container("exec", &id, &handle);
+        let output = entry
+            .running()
+            .step("exec.run", shim.exec_sync(&id, request))
             .await
             .map_err(EngineError::from_cause(OPERATION))?;
         Ok(ExecOutput {
@@ -303,8 +313,10 @@ impl Engine {
     pub async fn reopen_container_log(&self, id: &IdPrefix) -> Result<(), EngineError> {
         let (id, handle) = self.container(id)?;
         match handle.ask(Request::Use(id.clone())).await? {
-            Answer::Shim(shim) => shim
-                .reopen_log(&id)
+            Answer::Shim(shim) => self
+                .in_container("reopen container log", &id, &handle)
+                .running()
+                .step("log.reopen", shim.reopen_log(&id))
                 .await
                 .map_err(EngineError::from_cause("reopen container log")),
             Answer::Done | Answer::Container(_) => Ok(()),
@@ -320,15 +332,32 @@ impl Engine {
         pull: PullImage,
         progress: Arc<dyn Progress>,
     ) -> Result<Arc<Image>, EngineError> {
+        let subject = Subject::named(&pull.image.image);
         let request = PullRequest {
             reference: pull.image.image,
             credentials: pull.credentials,
+            namespace: pull.sandbox.map(|sandbox| sandbox.metadata.namespace),
         };
-        self.parts
-            .images
-            .pull(request, progress.as_ref())
-            .await
-            .map_err(EngineError::from_cause("pull image"))
+        let entry = self.parts.operations.begin_for_client("pull image", subject);
+        let pull = self.parts.images.pull(request, progress.as_ref());
+        entry.running().step("pull.image", pull).await.map_err(|error| {
+            use coracle_image::Error;
+            let cause = match &error {
+                Error::Shared(shared) => shared.as_ref(),
+                own => own,
+            };
+            // What a registry or an image has too much of is no want of this node's.
+            let of_node = matches!(
+                cause,
+                Error::Snapshot { .. } | Error::Content { .. } | Error::Store(_)
+            );
+            let failed = EngineError::from_cause("pull image")(error);
+            if of_node {
+                failed.or_free(&self.parts.config.root)
+            } else {
+                failed
+            }
+        })
     }
 
     /// Images, or the one that `filter` names.
@@ -352,9 +381,11 @@ impl Engine {
     /// # Errors
     /// What could not be removed.
     pub async fn remove_image(&self, image: &ImageSpec) -> Result<(), EngineError> {
-        self.parts
-            .images
-            .remove(&image.image)
+        let subject = Subject::named(&image.image);
+        let entry = self.parts.operations.begin_for_client("remove image", subject);
+        entry
+            .running()
+            .step("image.remove", self.parts.images.remove(&image.image))
             .await
             .map(|_| ())
             .map_err(EngineError::from_cause("remove image"))
@@ -365,9 +396,11 @@ impl Engine {
     /// # Errors
     /// What is wrong with it; nothing of it is then visible.
     pub async fn import_images(&self, path: &Path) -> Result<Vec<Arc<Image>>, EngineError> {
-        self.parts
-            .images
-            .load(path, None)
+        let subject = Subject::named(path.display().to_string());
+        let entry = self.parts.operations.begin_for_client("import images", subject);
+        entry
+            .running()
+            .step("import.unpack", self.parts.images.load(path, None))
             .await
             .map_err(EngineError::from_cause("import images"))
     }
@@ -402,6 +435,28 @@ impl Engine {
         })
     }
 
+    /// Registry hosts that are being left alone since they could not be reached.
+    #[must_use]
+    pub fn paused_registry_hosts(&self) -> Vec<coracle_image::HostPause> {
+        self.parts.images.paused_hosts()
+    }
+
+    /// Takes over what may change while pods run.
+    pub fn reconfigure(&self, live: LiveConfig) {
+        self.parts.images.set_registries(live.registries);
+        self.parts.images.set_policy(live.policy);
+        self.parts
+            .networks
+            .set_programs(live.cni_bin_dirs, live.plugin_deadline);
+        self.parts.shims.set_deadlines(live.shim_deadlines);
+        self.log_shims(&live.shim_log);
+    }
+
+    /// What shims log from now on.
+    pub fn log_shims(&self, filter: &str) {
+        self.parts.shims.set_log(filter);
+    }
+
     /// Who makes the cgroups; constant for the daemon's life.
     #[must_use]
     pub fn cgroup_driver(&self) -> CgroupDriver {
@@ -416,7 +471,7 @@ impl Engine {
         Ok(self.pod(pod)?.trace().steps())
     }
 
-    fn pod(&self, id: &IdPrefix) -> Result<PodHandle, EngineError> {
+    pub(crate) fn pod(&self, id: &IdPrefix) -> Result<PodHandle, EngineError> {
         self.parts.index.pod(id)?.ok_or_else(|| {
             EngineError::new(
                 Kind::NotFound,
@@ -426,15 +481,41 @@ impl Engine {
         })
     }
 
-    fn container(&self, id: &IdPrefix) -> Result<(ContainerId, PodHandle), EngineError> {
+    /// Enters an operation on a running container that its actor has no part in.
+    fn in_container(&self, kind: &'static str, id: &ContainerId, handle: &PodHandle) -> Entry {
+        let view = handle.view();
+        let metadata = &view.pod.config.metadata;
+        let record = view.containers.iter().find(|record| record.id == *id);
+        let container = record.map_or("", |record| record.config.metadata.name.as_str());
+        let subject = Subject {
+            pod: Some(handle.id().clone()),
+            container: Some(id.clone()),
+            name: format!("{}/{}/{container}", metadata.namespace, metadata.name),
+        };
+        self.parts.operations.begin_for_client(kind, subject)
+    }
+
+    pub(crate) fn container(&self, id: &IdPrefix) -> Result<(ContainerId, PodHandle), EngineError> {
         self.parts.index.container(id)?.ok_or_else(|| no_container(&id.0))
     }
 }
 
-fn no_container(id: &str) -> EngineError {
+/// A pod with its containers, as published at one moment.
+pub(crate) fn pod_status(view: &View) -> PodStatus {
+    PodStatus {
+        summary: view.pod.summary(),
+        ips: view.pod.ips.clone(),
+        namespaces: view.pod.config.security.namespaces.clone(),
+        containers: view.containers.iter().map(|record| record.status()).collect(),
+        timestamp: UnixNanos::now(),
+        info: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn no_container(id: &str) -> EngineError {
     EngineError::new(Kind::NotFound, "find", format!("no container has the id {id:?}"))
 }
 
-fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+pub(crate) fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }

@@ -1,5 +1,7 @@
 //! The engine's failures: operation, subject, cause.
 
+use std::path::Path;
+
 use coracle_types::{Kind, Kinded};
 
 /// An operation of the engine failed.
@@ -37,6 +39,19 @@ impl EngineError {
     #[must_use]
     pub fn about(mut self, subject: &str) -> Self {
         self.message = format!("{subject}: {}", self.message);
+        self
+    }
+
+    /// The same failure; when something of the node is used up, with what to do about it.
+    #[must_use]
+    pub fn or_free(mut self, place: &Path) -> Self {
+        if self.kind == Kind::ResourceExhausted {
+            self.message = format!(
+                "{}: free space on the file system of {}",
+                self.message,
+                place.display()
+            );
+        }
         self
     }
 

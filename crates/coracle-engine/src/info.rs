@@ -34,6 +34,7 @@ pub(crate) fn of_container(parts: &Parts, record: &ContainerRecord) -> BTreeMap<
         "phase": record.phase,
         "cgroup": record.cgroup,
         "layers": record.layers,
+        "volumes": record.volumes,
         "config": record.config,
         "runtimeSpec": spec,
     });

@@ -23,21 +23,27 @@
 
 pub mod api;
 mod audit;
+mod cgroups;
 pub mod config;
 mod engine;
 pub mod error;
+pub mod events;
 mod exec;
+mod images;
 mod index;
 mod info;
 mod objects;
+pub mod operations;
 mod parts;
 mod pod;
 pub mod policy;
 mod record;
 mod recovery;
+pub mod stats;
 mod status;
 mod trace;
 
 pub use crate::engine::Engine;
 pub use crate::error::{EngineError, chain};
 pub use crate::recovery::NodeConfig;
+pub use coracle_spec::APPARMOR_PROFILE;

@@ -29,6 +29,11 @@ pub(crate) enum Object {
         /// The directory that the pins lie in.
         path: PathBuf,
     },
+    /// A scope of systemd's around a container or the pod's init.
+    Scope {
+        /// Its unit.
+        unit: String,
+    },
     /// A container's processes and cgroup.
     Task {
         /// Whose.
@@ -47,6 +52,7 @@ impl Object {
             Self::Netns { .. } => "netns",
             Self::Attachment { .. } => "network attachment",
             Self::Namespaces { .. } => "namespaces",
+            Self::Scope { .. } => "scope",
             Self::Task { .. } => "cgroup",
         }
     }

@@ -91,6 +91,8 @@ pub enum ContainerRequest {
     Remove,
     /// ExecSync, ReopenContainerLog: needs a running container and changes nothing.
     Use,
+    /// UpdateContainerResources: until it has ended the container is not otherwise changed.
+    Update,
 }
 
 /// Why a request is refused.
@@ -183,6 +185,12 @@ pub fn container(request: ContainerRequest, pod: PodPhase, phase: ContainerPhase
         (Request::Start, Phase::Created) => Verdict::Begin,
         (Request::Start, Phase::Creating) => Verdict::Wait,
         (Request::Start, _) => Verdict::Refuse(Refusal::NotCreated),
+
+        (Request::Update, Phase::Creating | Phase::Starting | Phase::Stopping | Phase::Removing) => {
+            Verdict::Wait
+        }
+        (Request::Update, _) if matches!(pod, PodPhase::Stopping | PodPhase::Removing) => Verdict::Wait,
+        (Request::Update, Phase::Created | Phase::Running | Phase::Exited) => Verdict::Begin,
 
         (Request::Stop, Phase::Created | Phase::Exited) => Verdict::Done,
         (Request::Remove, Phase::Removing) => Verdict::Join,

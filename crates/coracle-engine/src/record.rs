@@ -4,7 +4,9 @@
 //! is written before a request is answered: a daemon killed right after still knows what it said.
 //! The database gets the same value in its next commit: what the kubelet will ask for after a reboot.
 
-use std::collections::HashSet;
+mod found;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -13,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 use coracle_snapshot::LayerId;
 use coracle_store::{Store, StoreError, Table};
-use coracle_types::container::{ContainerConfig, ContainerState};
+use coracle_types::container::{ContainerConfig, ContainerState, Mount};
+use coracle_types::format::Format;
 use coracle_types::image::ImageSpec;
 use coracle_types::pod::{PodSandboxConfig, PodSandboxState};
 use coracle_types::resources::LinuxResources;
@@ -21,16 +24,24 @@ use coracle_types::signal::Signal;
 use coracle_types::steps::Step;
 use coracle_types::time::UnixNanos;
 use coracle_types::{ContainerId, Digest, Kind, PodSandboxId, RuntimeHandlerName};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ContainerStatus, ContainerSummary, PodSummary, ProcessUser};
 use crate::error::EngineError;
 use crate::policy::{ContainerPhase, PodPhase};
 
+use self::found::merge;
+pub(crate) use self::found::{Damaged, Found};
+
+/// The format of records, of pods and of containers.
+const FORMAT: u32 = 1;
+
 /// A pod as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PodRecord {
+    /// A newer one is not read.
+    #[serde(default)]
+    pub(crate) format: Format<FORMAT>,
     /// Its id.
     pub(crate) id: PodSandboxId,
     /// As it was asked for.
@@ -49,6 +60,12 @@ pub(crate) struct PodRecord {
     pub(crate) boot: String,
     /// How its start went.
     pub(crate) steps: Vec<Step>,
+    /// Why nothing but its id and what it owns is known; it can only be removed.
+    #[serde(default)]
+    pub(crate) quarantine: Option<String>,
+    /// What is on file is a newer program's, and this only what could be made of it.
+    #[serde(skip)]
+    pub(crate) left_alone: bool,
 }
 
 impl PodRecord {
@@ -77,9 +94,21 @@ impl PodRecord {
     }
 }
 
+/// An image that is mounted in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeImage {
+    /// Its id.
+    pub(crate) image: Digest,
+    /// Its layers, bottom first.
+    pub(crate) layers: Vec<LayerId>,
+}
+
 /// A container as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ContainerRecord {
+    /// A newer one is not read.
+    #[serde(default)]
+    pub(crate) format: Format<FORMAT>,
     /// Its id.
     pub(crate) id: ContainerId,
     /// Its pod.
@@ -90,6 +119,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) image_id: Digest,
     /// Layers of its root file system, bottom first.
     pub(crate) layers: Vec<LayerId>,
+    /// Images mounted in it, by container path.
+    #[serde(default)]
+    pub(crate) volumes: BTreeMap<String, VolumeImage>,
     /// Absolute path of its cgroup in each hierarchy.
     pub(crate) cgroup: String,
     /// User of its first process.
@@ -116,6 +148,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) reason: String,
     /// For people.
     pub(crate) message: String,
+    /// What is on file is a newer program's, and this only what could be made of it.
+    #[serde(skip)]
+    pub(crate) left_alone: bool,
 }
 
 impl ContainerRecord {
@@ -157,7 +192,7 @@ impl ContainerRecord {
             exit_code: self.exit_code,
             reason: self.reason.clone(),
             message: self.message.clone(),
-            mounts: self.config.mounts.clone(),
+            mounts: self.mounts(),
             log_path: self
                 .log_path
                 .as_ref()
@@ -166,8 +201,25 @@ impl ContainerRecord {
             resources: self.resources.clone(),
             user: self.user.clone(),
             stop_signal: self.stop_signal,
-            info: std::collections::BTreeMap::new(),
+            info: BTreeMap::new(),
         }
+    }
+
+    /// As they were asked for, each image with the id that it had at the creation (CRI 1.37).
+    fn mounts(&self) -> Vec<Mount> {
+        let mut mounts = self.config.mounts.clone();
+        for mount in &mut mounts {
+            if let (Some(image), Some(volume)) = (&mut mount.image, self.volumes.get(&mount.container_path)) {
+                image.image_ref = volume.image.to_string();
+            }
+        }
+        mounts
+    }
+
+    /// Every image that it stands on or mounts.
+    pub(crate) fn images(&self) -> impl Iterator<Item = &Digest> {
+        let volumes = self.volumes.values().map(|volume| &volume.image);
+        std::iter::once(&self.image_id).chain(volumes)
     }
 
     fn image(&self) -> ImageSpec {
@@ -181,40 +233,6 @@ pub(crate) struct Records {
     state: PathBuf,
     pods: Table<PodRecord>,
     containers: Table<ContainerRecord>,
-}
-
-/// What was found at start.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    /// Pods by id, as of this boot where there is a file, else as of the database.
-    pub(crate) pods: Vec<PodRecord>,
-    /// Containers likewise.
-    pub(crate) containers: Vec<ContainerRecord>,
-    /// Records that cannot be read, with the reason: reported and left alone.
-    pub(crate) damaged: Vec<String>,
-    /// Ids that have a file, readable or not.
-    on_file: HashSet<String>,
-}
-
-impl Found {
-    /// Takes out the pods and containers that were removed when the daemon died before the database heard
-    /// of it. What lives in this boot has a file: it is written first and removed last.
-    pub(crate) fn take_removed(&mut self, boot: &str) -> (Vec<PodSandboxId>, Vec<ContainerId>) {
-        let on_file = &self.on_file;
-        let of_this_boot = self.pods.iter().filter(|pod| pod.boot == boot);
-        let booted: HashSet<_> = of_this_boot.map(|pod| pod.id.clone()).collect();
-        let is_gone = |pod: &PodSandboxId, id: &str| booted.contains(pod) && !on_file.contains(id);
-        let containers = self
-            .containers
-            .extract_if(.., |record| is_gone(&record.pod, record.id.as_str()))
-            .map(|record| record.id);
-        let containers = containers.collect();
-        let pods = self
-            .pods
-            .extract_if(.., |pod| is_gone(&pod.id, pod.id.as_str()))
-            .map(|pod| pod.id);
-        (pods.collect(), containers)
-    }
 }
 
 impl Records {
@@ -240,11 +258,14 @@ impl Records {
         self.state.join("containers").join(id.as_str())
     }
 
-    /// Remembers a pod.
+    /// Remembers a pod. What a newer program remembers of it stays as it is.
     ///
     /// # Errors
     /// When the file on tmpfs cannot be written.
     pub(crate) fn put_pod(&self, record: &PodRecord) -> Result<(), EngineError> {
+        if record.left_alone {
+            return Ok(());
+        }
         write(&self.pod_dir(&record.id), record)?;
         self.pods
             .put(record.id.as_str(), record)
@@ -253,11 +274,14 @@ impl Records {
         Ok(())
     }
 
-    /// Remembers a container.
+    /// Remembers a container. What a newer program remembers of it stays as it is.
     ///
     /// # Errors
     /// When the file on tmpfs cannot be written.
     pub(crate) fn put_container(&self, record: &ContainerRecord) -> Result<(), EngineError> {
+        if record.left_alone {
+            return Ok(());
+        }
         write(&self.bundle(&record.id), record)?;
         self.containers
             .put(record.id.as_str(), record)
@@ -289,47 +313,35 @@ impl Records {
     /// # Errors
     /// When the database as a whole cannot be read.
     pub(crate) fn all(&self) -> Result<Found, EngineError> {
-        let mut found = Found::default();
-        let (damaged, on_file) = (&mut found.damaged, &mut found.on_file);
-        found.pods = merge(&self.state.join("pods"), &self.pods, damaged, on_file)?;
-        found.containers = merge(&self.state.join("containers"), &self.containers, damaged, on_file)?;
-        Ok(found)
+        let pods = merge(&self.state.join("pods"), &self.pods, pod_lives)?;
+        let containers = merge(&self.state.join("containers"), &self.containers, |_| false)?;
+        Ok(Found {
+            pods: pods.records,
+            containers: containers.records,
+            damaged_pods: pods.damaged,
+            damaged_containers: containers.damaged,
+            mended: pods.mended.into_iter().chain(containers.mended).collect(),
+            on_file: pods.on_file.into_iter().chain(containers.on_file).collect(),
+        })
+    }
+
+    /// Puts a pod's damaged file aside, for people to look at until the pod is removed.
+    pub(crate) fn put_aside(&self, pod: &PodSandboxId) {
+        let path = self.pod_dir(pod).join("record.json");
+        // There may be none: what is damaged can be missing.
+        let _ = fs::rename(&path, path.with_extension("damaged"));
     }
 }
 
-fn merge<V: Serialize + DeserializeOwned>(
-    dir: &Path,
-    table: &Table<V>,
-    damaged: &mut Vec<String>,
-    on_file: &mut HashSet<String>,
-) -> Result<Vec<V>, EngineError> {
-    let mut records = std::collections::BTreeMap::new();
-    for (key, value) in table.all().map_err(store_failed)? {
-        match value {
-            Ok(value) => {
-                records.insert(key, value);
-            }
-            Err(reason) => damaged.push(format!("{key} in the database: {reason}")),
-        }
-    }
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path().join("record.json");
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if path.exists() {
-            on_file.insert(name.clone());
-        }
-        let read = fs::read(&path).map(|text| serde_json::from_slice::<V>(&text));
-        match read {
-            Ok(Ok(value)) => {
-                records.insert(name, value);
-            }
-            Ok(Err(error)) => damaged.push(format!("{}: {error}", path.display())),
-            // A directory without a record: its making was cut; recovery removes it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => damaged.push(format!("{}: {error}", path.display())),
-        }
-    }
-    Ok(records.into_values().collect())
+/// Whether a pod's directory holds what its shim or its ledger left there. A removal strikes everything off
+/// before it removes the directory.
+fn pod_lives(dir: &Path) -> bool {
+    let ledger = fs::read(dir.join("ledger")).unwrap_or_default();
+    let noted = !matches!(ledger.trim_ascii(), b"" | b"[]");
+    noted
+        || ["shim.sock", "shim.json"]
+            .iter()
+            .any(|name| dir.join(name).exists())
 }
 
 /// Makes a directory of ours: nobody but root may look in.
@@ -373,11 +385,10 @@ fn remove(dir: &Path) -> Result<(), EngineError> {
 
 /// A failure of the file system on a path of ours.
 pub(crate) fn io_failed(operation: &'static str, path: &Path, error: &io::Error) -> EngineError {
-    let kind = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::ResourceExhausted,
+    let kind = Kind::of_exhaustion(error).unwrap_or(match error.kind() {
         io::ErrorKind::PermissionDenied => Kind::PermissionDenied,
         _ => Kind::Internal,
-    };
+    });
     EngineError::new(kind, operation, format!("{}: {error}", path.display()))
 }
 

@@ -1,5 +1,9 @@
 //! Start of the engine: what an earlier daemon left is taken up again, or put away.
 
+mod damaged;
+mod home;
+mod last_words;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::Path;
@@ -8,21 +12,23 @@ use std::sync::Arc;
 use coracle_image::{Images, ImagesConfig};
 use coracle_network::{Networks, NetworksConfig};
 use coracle_snapshot::Snapshotter;
-use coracle_spec::Host;
+use coracle_spec::{AppArmor, CgroupVersion, Host};
 use coracle_store::Store;
+use coracle_systemd::{SliceName, Systemd, UnitName, Way};
 use coracle_task::{Shims, ShimsConfig};
-use coracle_types::time::UnixNanos;
 use coracle_types::{ContainerId, Kind, PodSandboxId};
 
-use crate::api::IdPrefix;
+use crate::api::{CgroupDriver, IdPrefix};
 use crate::config::EngineConfig;
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::events::Events;
 use crate::index::Index;
 use crate::parts::Parts;
 use crate::pod::{self, Beginning, Request, gather};
 use crate::policy::{ContainerPhase, PodPhase};
-use crate::record::{ContainerRecord, PodRecord, Records, close_to_others, make_private_dir};
+use crate::record::{ContainerRecord, Damaged, Found, PodRecord, Records, close_to_others, make_private_dir};
+use crate::stats::Readers;
 
 const OPERATION: &str = "start the engine";
 
@@ -60,7 +66,19 @@ impl Engine {
         for directory in ["", "pods", "containers"] {
             make_private_dir(&config.state.join(directory))?;
         }
-        let (images, networks, shims) = futures::try_join!(
+        let systemd = Arc::new(Systemd::at(Way::default()));
+        let host = Host::probe();
+        check_driver(&config, &host, &systemd).await?;
+        let shims = home::of_keeper(shims, &config, &systemd).await;
+        let profile = config
+            .apparmor_profile
+            .clone()
+            .filter(|_| host.apparmor == AppArmor::Enabled);
+        let (apparmor, images, networks, shims) = futures::try_join!(
+            async {
+                let provided = tokio::task::spawn_blocking(|| profile.and_then(provide_profile));
+                Ok(provided.await.unwrap_or_default())
+            },
             async {
                 Images::open(images)
                     .await
@@ -80,7 +98,9 @@ impl Engine {
         let records = Records::new(&config.state, &store);
         let parts = Arc::new(Parts {
             boot: boot_id()?,
-            host: Host::probe(),
+            host,
+            apparmor,
+            systemd,
             config,
             images,
             snapshots,
@@ -88,8 +108,11 @@ impl Engine {
             shims,
             records,
             index: Index::default(),
+            operations: Arc::default(),
+            events: Events::default(),
+            readers: Readers::default(),
         });
-        recover(&parts).await?;
+        recover(&parts, &store).await?;
         Ok(Arc::new(Self { parts }))
     }
 
@@ -115,6 +138,16 @@ impl Engine {
         );
         let keeper = self.parts.shims.retire().await;
         failures.extend(keeper.err().map(EngineError::from_cause("end the keeper")));
+        if self.parts.config.cgroup_driver == CgroupDriver::Systemd
+            && let Ok(slice) = SliceName::of_path(&self.parts.config.default_cgroup_parent)
+        {
+            let stopped = self.parts.systemd.stop(&UnitName::from(&slice)).await;
+            failures.extend(
+                stopped
+                    .err()
+                    .map(EngineError::from_cause("put away the default slice")),
+            );
+        }
         gather("remove the node", &failures)
     }
 
@@ -124,7 +157,40 @@ impl Engine {
     }
 }
 
-async fn recover(parts: &Arc<Parts>) -> Result<(), EngineError> {
+/// Sees to it that the AppArmor profile `wanted` can be used: the own one is put into the kernel, over that of an
+/// older program; containers that run keep its name and get its new rules. Gives `None` when it cannot be: pods
+/// that no profile confines beat no pods.
+fn provide_profile(wanted: String) -> Option<String> {
+    if wanted == coracle_spec::APPARMOR_PROFILE
+        && let Err(error) = coracle_container::apparmor::load(&coracle_spec::apparmor_profile())
+    {
+        tracing::warn!(
+            %error,
+            "containers run without an AppArmor profile: install apparmor, or name a loaded profile in \
+             container.apparmor_profile"
+        );
+        return None;
+    }
+    Some(wanted)
+}
+
+/// The driver `systemd` needs systemd, and a hierarchy in which a part can be given to somebody else.
+async fn check_driver(config: &EngineConfig, host: &Host, systemd: &Systemd) -> Result<(), EngineError> {
+    if config.cgroup_driver != CgroupDriver::Systemd {
+        return Ok(());
+    }
+    if host.cgroup == CgroupVersion::V1 {
+        let message = "cgroup.driver \"systemd\" needs cgroup v2 alone, and this node mounts hierarchies of v1: write \
+                       \"cgroupfs\", or boot with systemd.unified_cgroup_hierarchy=1";
+        return Err(EngineError::new(Kind::FailedPrecondition, OPERATION, message));
+    }
+    systemd
+        .reach()
+        .await
+        .map_err(|error| EngineError::from_cause(OPERATION)(error).about("cgroup.driver \"systemd\""))
+}
+
+async fn recover(parts: &Arc<Parts>, store: &Store) -> Result<(), EngineError> {
     let mut found = parts.records.all()?;
     let (pods, containers) = found.take_removed(&parts.boot);
     let forgotten = pods.iter().map(|id| parts.records.remove_pod(id));
@@ -132,8 +198,9 @@ async fn recover(parts: &Arc<Parts>) -> Result<(), EngineError> {
     for error in forgotten.filter_map(Result::err) {
         tracing::warn!(%error, "what was removed is still remembered");
     }
-    for damaged in &found.damaged {
-        tracing::error!(record = %damaged, "a damaged record is left alone: see `coracle audit`");
+    quarantine(parts, &mut found);
+    if store.replaced().is_some() {
+        remember_again(parts, &found);
     }
     let mut by_pod: BTreeMap<PodSandboxId, Vec<ContainerRecord>> = BTreeMap::new();
     for container in found.containers {
@@ -149,20 +216,99 @@ async fn recover(parts: &Arc<Parts>) -> Result<(), EngineError> {
         containers.extend(of_pod.iter().map(|record| record.id.clone()));
         take_up(parts, pod, of_pod);
     }
-    if found.damaged.is_empty() {
-        // With damaged records about, what seems nobody's may be somebody's.
-        put_away(parts, &pods, &containers);
-        for orphan in by_pod.into_values().flatten() {
-            if let Err(error) = parts.records.remove_container(&orphan.id) {
-                tracing::warn!(container = %orphan.id, %error, "a container of no pod is still remembered");
-            }
-        }
-        // A pod of another boot has no network any more, only addresses that nobody else gets.
-        if let Err(error) = parts.networks.gc(&of_this_boot).await {
-            tracing::warn!(%error, "addresses of pods that are gone may still be reserved");
+    put_away(parts, &pods, &containers);
+    for orphan in by_pod.into_values().flatten() {
+        if let Err(error) = parts.records.remove_container(&orphan.id) {
+            tracing::warn!(container = %orphan.id, %error, "a container of no pod is still remembered");
         }
     }
+    // A pod of another boot has no network any more, only addresses that nobody else gets.
+    if let Err(error) = parts.networks.gc(&of_this_boot).await {
+        tracing::warn!(%error, "addresses of pods that are gone may still be reserved");
+    }
     Ok(())
+}
+
+/// Gives what is damaged the form of a record that can be listed and removed.
+fn quarantine(parts: &Parts, found: &mut Found) {
+    for mended in std::mem::take(&mut found.mended) {
+        tracing::warn!(
+            id = mended.id,
+            reason = mended.reason,
+            "a damaged record is read from the database"
+        );
+    }
+    for pod in std::mem::take(&mut found.damaged_pods) {
+        tracing::error!(
+            pod = pod.id,
+            reason = pod.reason,
+            "a pod is in quarantine: see `coracle audit`"
+        );
+        found.pods.extend(damaged::pod(parts, &pod));
+    }
+    let lost = std::mem::take(&mut found.damaged_containers);
+    if lost.is_empty() {
+        return;
+    }
+    let owners = damaged::owners(parts, found.pods.iter().map(|pod| &pod.id));
+    for container in lost {
+        let id = container.id.parse::<ContainerId>().ok();
+        // One of no pod is put away with what else is nobody's.
+        let Some((pod, cgroup)) = id.and_then(|id| owners.get(&id)) else {
+            continue;
+        };
+        found
+            .containers
+            .extend(damaged::container(pod, cgroup, &container));
+        let Damaged {
+            id, reason, newer, ..
+        } = container;
+        if newer {
+            tracing::error!(
+                container = id,
+                reason,
+                "its pod is in quarantine: see `coracle audit`"
+            );
+            quarantine_owner(parts, found, pod, &format!("container {id}: {reason}"));
+        } else {
+            tracing::error!(
+                container = id,
+                reason,
+                "a container's record is damaged: it is ended"
+            );
+        }
+    }
+}
+
+/// A pod of which one container is not known is not known itself.
+fn quarantine_owner(parts: &Parts, found: &mut Found, pod: &PodSandboxId, reason: &str) {
+    let stub = damaged::pod(
+        parts,
+        &Damaged {
+            id: pod.to_string(),
+            reason: reason.to_owned(),
+            on_file: true,
+            newer: true,
+        },
+    );
+    let known = found.pods.iter_mut().find(|known| known.id == *pod);
+    if let (Some(known), Some(stub)) = (known, stub)
+        && known.quarantine.is_none()
+    {
+        *known = stub;
+    }
+}
+
+/// The database was begun anew: what this boot's files tell is in it again.
+fn remember_again(parts: &Parts, found: &Found) {
+    let pods = found.pods.iter().map(|pod| parts.records.put_pod(pod));
+    let containers = found
+        .containers
+        .iter()
+        .map(|record| parts.records.put_container(record));
+    for error in pods.chain(containers).filter_map(Result::err) {
+        tracing::warn!(%error, "a record is not in the new database until it changes");
+    }
 }
 
 /// Enters a pod and its containers and begins what their state asks for. A pod that cannot be taken up is
@@ -172,11 +318,18 @@ fn take_up(parts: &Arc<Parts>, mut pod: PodRecord, mut containers: Vec<Container
     let beginning = match pod.phase {
         _ if !this_boot => {
             for container in &mut containers {
-                end_with_the_boot(container);
+                // On file at once: the end that was told first is the one that stays.
+                if last_words::end_with_the_boot(container)
+                    && let Err(error) = parts.records.put_container(container)
+                {
+                    tracing::warn!(container = %container.id, %error, "its end is not on file");
+                }
             }
             pod.phase = PodPhase::Stopped;
-            Beginning::Rest
+            // Addresses outlive a boot: they are given back.
+            Beginning::Stop
         }
+        _ if pod.quarantine.is_some() => Beginning::Adopt,
         PodPhase::Starting | PodPhase::Removing => Beginning::Clean,
         PodPhase::Ready => Beginning::Adopt,
         PodPhase::Draining | PodPhase::Stopping | PodPhase::Stopped => Beginning::Stop,
@@ -210,19 +363,6 @@ fn settled(phase: ContainerPhase) -> ContainerPhase {
         ContainerPhase::Stopping => ContainerPhase::Running,
         ContainerPhase::Removing => ContainerPhase::Exited,
         resting @ (ContainerPhase::Created | ContainerPhase::Running | ContainerPhase::Exited) => resting,
-    }
-}
-
-fn end_with_the_boot(container: &mut ContainerRecord) {
-    if matches!(
-        container.phase,
-        ContainerPhase::Starting | ContainerPhase::Running | ContainerPhase::Stopping
-    ) {
-        container.phase = ContainerPhase::Exited;
-        container.finished_at = UnixNanos::now();
-        container.exit_code = 255;
-        "Unknown".clone_into(&mut container.reason);
-        "the node went down while it ran".clone_into(&mut container.message);
     }
 }
 

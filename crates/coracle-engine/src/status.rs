@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use coracle_types::Kind;
 use serde_json::json;
 
-use crate::api::{Condition, Detail, HandlerFeatures, NodeStatus};
+use crate::api::{Condition, Detail, HandlerFeatures, IdPrefix, NodeStatus};
 use crate::engine::Engine;
 use crate::error::{EngineError, chain};
 
@@ -39,7 +39,7 @@ impl Engine {
         let features = |name: &coracle_types::RuntimeHandlerName| HandlerFeatures {
             name: name.clone(),
             recursive_read_only_mounts: self.parts.host.recursive_read_only,
-            user_namespaces: false,
+            user_namespaces: self.parts.host.id_mapped_layers,
         };
         let mut info = BTreeMap::new();
         if detail == Detail::Verbose {
@@ -51,6 +51,35 @@ impl Engine {
                 "handlers": config.handlers.keys().map(|name| &name.0).collect::<Vec<_>>(),
             });
             info.insert("config".to_owned(), text.to_string());
+            let quarantined: BTreeMap<_, _> = self
+                .parts
+                .index
+                .pods(&IdPrefix::default())
+                .iter()
+                .map(|handle| handle.view())
+                .filter_map(|view| Some((view.pod.id.to_string(), view.pod.quarantine.clone()?)))
+                .collect();
+            if !quarantined.is_empty() {
+                info.insert("quarantine".to_owned(), json!(quarantined).to_string());
+            }
+        }
+        if detail == Detail::Verbose {
+            let paused: Vec<_> = self
+                .paused_registry_hosts()
+                .into_iter()
+                .map(|host| {
+                    json!({
+                        "host": host.host,
+                        "state": if host.half_open { "half-open" } else { "open" },
+                        "secondsLeft": host.left.as_secs(),
+                        "reason": host.reason,
+                        "requestsPassedOver": host.passed_over,
+                    })
+                })
+                .collect();
+            if !paused.is_empty() {
+                info.insert("registryHostsPaused".to_owned(), json!(paused).to_string());
+            }
         }
         NodeStatus {
             conditions,

@@ -5,12 +5,17 @@ use std::time::Instant;
 
 use coracle_types::steps::Step;
 
+use crate::operations::Running;
+
 /// More than any pod's start has; a pod whose container restarts for ever keeps the first ones.
 const MAX_STEPS: usize = 256;
 
-/// The steps of one pod since RunPodSandbox was accepted.
-#[derive(Debug, Clone)]
-pub(crate) struct Trace(Arc<Mutex<Steps>>);
+/// The steps of one pod since RunPodSandbox was accepted, and the operation whose steps are taken now.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trace {
+    pod: Arc<Mutex<Steps>>,
+    operation: Option<Arc<Running>>,
+}
 
 #[derive(Debug)]
 struct Steps {
@@ -18,12 +23,12 @@ struct Steps {
     steps: Vec<Step>,
 }
 
-impl Default for Trace {
+impl Default for Steps {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Steps {
+        Self {
             began: Instant::now(),
             steps: Vec::new(),
-        })))
+        }
     }
 }
 
@@ -31,18 +36,37 @@ impl Trace {
     /// A trace that goes on from steps of an earlier daemon.
     #[must_use]
     pub(crate) fn resumed(steps: Vec<Step>) -> Self {
-        Self(Arc::new(Mutex::new(Steps {
-            began: Instant::now(),
-            steps,
-        })))
+        let began = Instant::now();
+        Self {
+            pod: Arc::new(Mutex::new(Steps { began, steps })),
+            operation: None,
+        }
     }
 
-    /// Runs `future` as the step `name`.
+    /// The same pod's trace, whose steps are those of `operation` from now on.
+    #[must_use]
+    pub(crate) fn of(&self, operation: Option<&Arc<Running>>) -> Self {
+        Self {
+            pod: Arc::clone(&self.pod),
+            operation: operation.cloned(),
+        }
+    }
+
+    /// Runs `future` as the step `name`, which stays in the pod's waterfall.
     pub(crate) async fn step<F: Future>(&self, name: &'static str, future: F) -> F::Output {
         let index = self.begin(name);
-        let output = future.await;
+        let output = self.watch(name, future).await;
         self.end(index);
         output
+    }
+
+    /// Runs `future` as the step `name`, which is seen while it runs and timed, but not kept: for what
+    /// happens after a start.
+    pub(crate) async fn watch<F: Future>(&self, name: &'static str, future: F) -> F::Output {
+        match &self.operation {
+            Some(operation) => operation.step(name, future).await,
+            None => future.await,
+        }
     }
 
     /// The steps so far, in the order of their beginning.
@@ -75,7 +99,7 @@ impl Trace {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Steps> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pod.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use coracle_engine::api::PullImage;
+use coracle_engine::operations::Client;
 use coracle_image::{LayerProgress, Progress};
 use coracle_proto::admin;
 use coracle_proto::admin::pull_event::Event;
@@ -48,8 +49,18 @@ pub(super) fn call<F: Facilities>(
     };
     let (sender, receiver) = mpsc::channel(QUEUE);
     let engine = Arc::clone(engine);
+    let (client, presence) = Client::arrived();
     tokio::spawn(async move {
-        let outcome = engine.pull_image(pull, Arc::new(Report(sender.clone()))).await;
+        let work = engine.pull_image(pull, Arc::new(Report(sender.clone())));
+        let mut work = std::pin::pin!(client.asking(work));
+        let outcome = tokio::select! {
+            outcome = &mut work => outcome,
+            // It goes on for others, and for who asks again.
+            () = sender.closed() => {
+                drop(presence);
+                work.await
+            }
+        };
         let last = outcome
             .map(|found| admin::PullEvent {
                 event: Some(Event::Image(image::admin_summary(&found))),

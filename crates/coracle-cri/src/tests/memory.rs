@@ -1,5 +1,6 @@
 //! A runtime that only remembers what it was asked.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,12 +10,18 @@ use coracle_engine::EngineError;
 use coracle_engine::api::{
     CgroupDriver, Condition, ContainerFilter, ContainerStatus, ContainerSummary, Detail, Difference,
     ExecOutput, ExecSync, Finding, FsUsage, HandlerFeatures, IdPrefix, ImageFsInfo, NodeStatus, PodFilter,
-    PodStatus, PodSummary, PullImage,
+    PodStatus, PodSummary, PruneImages, Pruned, PullImage,
 };
-use coracle_image::{Image, LayerPhase, LayerProgress, Progress};
+use coracle_engine::events::Following;
+use coracle_engine::operations::{Awaited, Operation, RunningStep};
+use coracle_engine::stats::{ContainerStats, Measures, PodMetrics, PodStats};
+use coracle_image::{
+    Details, Image, LayerPhase, LayerProgress, Progress, PushRequest, Pushed, SaveRequest, Saved,
+};
 use coracle_types::container::ContainerConfig;
 use coracle_types::image::ImageSpec;
 use coracle_types::pod::PodSandboxConfig;
+use coracle_types::resources::LinuxResources;
 use coracle_types::steps::Step;
 use coracle_types::time::UnixNanos;
 use coracle_types::{ContainerId, Digest, Kind, PodSandboxId, RuntimeHandlerName};
@@ -117,6 +124,10 @@ impl Facilities for Memory {
             code: 3,
         })
     }
+    async fn update_container_resources(&self, id: &IdPrefix, _: LinuxResources) -> Result<(), EngineError> {
+        self.note(format!("update {}", id.0));
+        Ok(())
+    }
     async fn reopen_container_log(&self, _: &IdPrefix) -> Result<(), EngineError> {
         Ok(())
     }
@@ -136,6 +147,7 @@ impl Facilities for Memory {
             phase: LayerPhase::Downloading,
             done: 3,
             total: 9,
+            hosts: vec!["mirror.example".into()],
         };
         progress.layer(&layer);
         Err(refused(Kind::RegistryUnavailable))
@@ -152,6 +164,28 @@ impl Facilities for Memory {
     async fn import_images(&self, path: &Path) -> Result<Vec<Arc<Image>>, EngineError> {
         self.note(format!("import {}", path.display()));
         Ok(Vec::new())
+    }
+    async fn image_details(&self, _: &str) -> Result<Details, EngineError> {
+        Err(refused(Kind::NotFound))
+    }
+    fn archive_file(&self) -> Result<File, EngineError> {
+        Err(refused(Kind::ResourceExhausted))
+    }
+    async fn load_images(&self, _: File) -> Result<Vec<Arc<Image>>, EngineError> {
+        Ok(Vec::new())
+    }
+    async fn save_images(&self, _: SaveRequest) -> Result<Saved, EngineError> {
+        Err(refused(Kind::NotFound))
+    }
+    async fn push_image(&self, _: PushRequest, _: Arc<dyn Progress>) -> Result<Pushed, EngineError> {
+        Err(refused(Kind::PermissionDenied))
+    }
+    async fn prune_images(&self, prune: PruneImages) -> Result<Pruned, EngineError> {
+        self.note(format!(
+            "prune {} {:?} {}",
+            prune.all, prune.before, prune.dry_run
+        ));
+        Ok(Pruned::default())
     }
     async fn image_fs_info(&self) -> Result<ImageFsInfo, EngineError> {
         Ok(ImageFsInfo {
@@ -200,5 +234,52 @@ impl Facilities for Memory {
             start,
             took: None,
         }])
+    }
+    async fn container_stats(&self, _: &IdPrefix) -> Result<ContainerStats, EngineError> {
+        Err(refused(Kind::NotFound))
+    }
+    async fn list_container_stats(&self, filter: &ContainerFilter) -> Vec<ContainerStats> {
+        self.note(format!(
+            "stats {} {} {:?}",
+            filter.id.0, filter.pod.0, filter.labels
+        ));
+        Vec::new()
+    }
+    async fn pod_stats(&self, _: &IdPrefix) -> Result<PodStats, EngineError> {
+        Err(refused(Kind::FailedPrecondition))
+    }
+    async fn list_pod_stats(&self, filter: &PodFilter) -> Vec<PodStats> {
+        self.note(format!("pod stats {} {:?}", filter.id.0, filter.labels));
+        Vec::new()
+    }
+    fn measures(&self) -> Measures {
+        Measures::default()
+    }
+    async fn pod_metrics(&self) -> Vec<PodMetrics> {
+        Vec::new()
+    }
+    fn follow_events(&self) -> Following {
+        Following::default()
+    }
+    fn end_streams(&self) {
+        self.note("end streams".into());
+    }
+    fn operations(&self) -> Vec<Operation> {
+        let step = RunningStep {
+            name: "run.network",
+            age: Duration::from_secs(2),
+            awaits: Some(Awaited::Plugin),
+        };
+        vec![Operation {
+            id: 7,
+            kind: "run pod sandbox",
+            pod: None,
+            container: None,
+            name: "ns/pod".into(),
+            began: UnixNanos(1),
+            age: Duration::from_secs(3),
+            waiting: 2,
+            steps: vec![step],
+        }]
     }
 }

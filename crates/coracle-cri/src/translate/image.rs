@@ -100,6 +100,7 @@ fn user(text: &str) -> (Option<i64>, String) {
 pub(crate) fn info(image: &Image) -> BTreeMap<String, String> {
     let info = serde_json::json!({
         "created": image.created,
+        "artifactType": image.artifact,
         "platform": image.platform,
         "layers": image.layers,
         "downloadSize": image.download_size,
@@ -146,6 +147,7 @@ pub(crate) fn progress(layer: &LayerProgress) -> admin::LayerProgress {
         stage: stage.into(),
         received: layer.done,
         size: layer.total,
+        hosts: layer.hosts.clone(),
     }
 }
 

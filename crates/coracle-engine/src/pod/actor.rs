@@ -3,6 +3,7 @@
 mod endings;
 mod link;
 mod requests;
+mod underway;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -12,15 +13,18 @@ use coracle_store::Ledger;
 use coracle_task::Shim;
 use coracle_types::ContainerId;
 use coracle_types::container::Exit;
+use coracle_types::resources::LinuxResources;
 use coracle_types::time::UnixNanos;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use self::underway::Waiting;
 use super::sandbox::{NotStarted, PodContext, Started, TornDown};
 use super::{Answer, Message, Reply, Request, View};
 use crate::error::EngineError;
+use crate::events::Told;
 use crate::objects::Object;
 use crate::parts::Parts;
 use crate::policy::{ContainerPhase, PodPhase};
@@ -37,8 +41,6 @@ pub(crate) enum Beginning {
     Clean,
     /// A pod whose stop an earlier daemon began: it is brought to its end, if anything is left of it.
     Stop,
-    /// A pod that is only remembered.
-    Rest,
 }
 
 /// The pod's shim, as the actor knows it.
@@ -63,6 +65,9 @@ enum Operation {
     Start(ContainerId),
     StopContainer(ContainerId),
     RemoveContainer(ContainerId),
+    Update(ContainerId),
+    /// Another shim takes over.
+    Adopt,
 }
 
 /// An operation that has ended.
@@ -74,6 +79,7 @@ pub(super) enum Finished {
     Start(ContainerId, Result<u32, EngineError>),
     StopContainer(ContainerId, Result<(), EngineError>),
     RemoveContainer(ContainerId, Result<(), EngineError>),
+    Updated(ContainerId, Result<Box<LinuxResources>, EngineError>),
     /// A container's first process ended, or its shim was lost while we waited.
     Exited(ContainerId, Option<Exit>),
     /// The kernel objects of an ended container went, or did not.
@@ -129,8 +135,10 @@ pub(crate) struct Actor {
     link: Link,
     containers: BTreeMap<ContainerId, Container>,
     operations: FuturesUnordered<BoxFuture<'static, Finished>>,
-    waiting: HashMap<Operation, Vec<Reply>>,
+    waiting: HashMap<Operation, Waiting>,
     parked: Vec<Message>,
+    /// What whoever follows events was told of.
+    told: Told,
     /// Set when nothing is left to do.
     over: bool,
 }
@@ -150,6 +158,7 @@ impl Actor {
             .map(|record| (record.id.clone(), Container::new(Arc::clone(record))))
             .collect();
         Self {
+            told: Told::of(&view),
             parts,
             view,
             ledger: Arc::new(Mutex::new(ledger)),
@@ -192,9 +201,11 @@ impl Actor {
             waiting,
             parts,
             view,
+            mut told,
             ..
         } = self;
         parts.index.remove_pod(&view.pod.id, &view.pod.config.metadata);
+        told.tell_end(&parts.events, &view);
         inbox.close();
         while let Ok(message) = inbox.try_recv() {
             answer_of_the_gone(message, &view);
@@ -203,7 +214,7 @@ impl Actor {
             answer_of_the_gone(message, &view);
         }
         // Whoever waited for the stop of a container that went with its pod: it is stopped.
-        for reply in waiting.into_values().flatten() {
+        for reply in waiting.into_values().flat_map(|waiting| waiting.replies) {
             send(reply, Ok(Answer::Done));
         }
     }
@@ -211,8 +222,8 @@ impl Actor {
     fn begin_life(&mut self, beginning: Beginning) {
         match beginning {
             Beginning::Run(reply) => {
-                self.waiting.entry(Operation::Run).or_default().push(reply);
-                let context = self.context();
+                self.enlist(Operation::Run, reply);
+                let context = self.context_of(&Operation::Run);
                 self.operations
                     .push(Box::pin(async move { Finished::Run(context.run().await) }));
             }
@@ -223,7 +234,6 @@ impl Actor {
                 self.end_the_unknown();
                 self.set_phase(PodPhase::Stopped);
             }
-            Beginning::Rest => {}
         }
     }
 
@@ -279,18 +289,21 @@ impl Actor {
             .map(|container| Arc::clone(&container.record))
             .collect();
         self.publish.send_replace(Arc::new(self.view.clone()));
+        self.told.tell(&self.parts.events, &self.view);
     }
 
     fn answer(&mut self, operation: &Operation, answer: &Result<Answer, EngineError>) {
-        for reply in self.waiting.remove(operation).unwrap_or_default() {
+        // Whoever is answered must see what it was told.
+        self.publish();
+        let waiting = self.waiting.remove(operation);
+        for reply in waiting.into_iter().flat_map(|waiting| waiting.replies) {
             send(reply, answer.clone());
         }
     }
 }
 
 fn send(reply: Reply, answer: Result<Answer, EngineError>) {
-    // The client may have gone; what it asked for was done all the same.
-    let _ = reply.send(answer);
+    reply.send(answer);
 }
 
 fn answer_of_the_gone(message: Message, view: &View) {
@@ -312,6 +325,7 @@ fn is_ending(request: &Request) -> bool {
 
 fn exit_reason(exit: Exit) -> &'static str {
     match exit {
+        Exit { lost: true, .. } => "Unknown",
         Exit { oom_killed: true, .. } => "OOMKilled",
         Exit { code: 0, .. } => "Completed",
         _ => "Error",

@@ -27,21 +27,36 @@ impl PodContext {
         record: &ContainerRecord,
     ) -> Result<u32, EngineError> {
         let (context, prepared) = (self.clone(), record.clone());
-        let writable = tokio::task::spawn_blocking(move || context.prepare_start(&prepared))
-            .await
-            .unwrap_or_else(|error| Err(interrupted("start container", &error)))?;
+        let prepare = tokio::task::spawn_blocking(move || context.prepare_start(&prepared));
+        let (writable, scope) = futures::join!(
+            self.trace.watch("start.prepare", prepare),
+            self.make_container_scope(shim, record)
+        );
+        let writable = writable.unwrap_or_else(|error| Err(interrupted("start container", &error)));
         let task = Object::Task {
             container: record.id.clone(),
             cgroup: record.cgroup.clone(),
         };
-        lock(&self.ledger)
+        let noted = lock(&self.ledger)
             .record([task])
-            .map_err(EngineError::from_cause("note what will be made"))?;
+            .map_err(EngineError::from_cause("note what will be made"));
+        let writable = match scope.and(noted).and(writable) {
+            Ok(writable) => writable,
+            Err(error) => {
+                self.undo_scope(shim, record.id.as_str(), &record.cgroup).await;
+                self.strike(
+                    &mut Vec::new(),
+                    |object| matches!(object, Object::Task { container, .. } if *container == record.id),
+                );
+                return Err(error);
+            }
+        };
         let request = TaskCreate {
             id: record.id.clone(),
             bundle: self.parts.records.bundle(&record.id),
             lowers: writable.lowers,
             writable: (writable.upper, writable.work),
+            mapped: self.user_namespace().is_some() && self.parts.host.id_mapped_layers,
             stdin: record.config.stdin,
             terminal: record.config.tty,
             log: record.log_path.clone(),
@@ -49,13 +64,14 @@ impl PodContext {
         let started = self.start_task(shim, request).await;
         if started.is_err() {
             let mut failures = Vec::new();
-            match super::stop::kill_and_delete(shim, &record.id).await {
+            match self.end_task(shim, &record.id).await {
                 Ok(_) => self.strike(
                     &mut failures,
                     |object| matches!(object, Object::Task { container, .. } if *container == record.id),
                 ),
                 Err(error) => failures.push(error),
             }
+            self.end_scope(record.id.as_str()).await;
             for error in failures {
                 tracing::warn!(container = %record.id, %error, "a failed start is undone when the pod is stopped");
             }
@@ -105,12 +121,17 @@ impl PodContext {
                 Some(shim) => shim,
                 None => self.reconnect().await?,
             };
-            super::stop::kill_and_delete(&shim, &record.id).await?;
+            self.trace
+                .watch("remove.processes", self.end_task(&shim, &record.id))
+                .await?;
+            self.end_scope(record.id.as_str()).await;
             if known && record.started_at != UnixNanos::default() {
                 // The actor notes the exit from a call of its own: the record stays until it has.
                 let _ = timeout(NOTED, ended.wait_for(|ended| *ended)).await;
             }
         }
-        self.forget_container(&record.id).await
+        self.forget_container(&record.id).await?;
+        self.prune(std::iter::once(record.as_ref())).await;
+        Ok(())
     }
 }

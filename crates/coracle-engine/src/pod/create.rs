@@ -1,6 +1,5 @@
 //! CreateContainer: from a request and an image to a bundle and a writable layer.
 
-use std::collections::HashMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -9,6 +8,7 @@ use std::sync::Arc;
 use coracle_image::Image;
 use coracle_spec::{ContainerInput, HandlerDefaults, Paths, ResolvedUser};
 use coracle_types::container::ContainerConfig;
+use coracle_types::format::Format;
 use coracle_types::security::NamespaceMode;
 use coracle_types::time::UnixNanos;
 use coracle_types::{ContainerId, Kind};
@@ -31,6 +31,8 @@ impl PodContext {
         config: &Arc<ContainerConfig>,
     ) -> Result<ContainerRecord, EngineError> {
         let invalid = |message: String| EngineError::new(Kind::InvalidArgument, OPERATION, message);
+        // The driver may have changed since the pod was made.
+        crate::cgroups::check_parent(&self.parts.config, &self.pod.config.cgroup_parent)?;
         coracle_spec::validate_container(config).map_err(EngineError::from_cause(OPERATION))?;
         if config.security.privileged && !self.pod.config.security.privileged {
             return Err(invalid(format!(
@@ -39,23 +41,18 @@ impl PodContext {
                 self.pod.id
             )));
         }
-        if let Some(mount) = config.mounts.iter().find(|mount| mount.image.is_some()) {
-            let message = format!(
-                "mounts[{}].image: image volumes are not offered by this version",
-                mount.container_path
-            );
-            return Err(EngineError::new(Kind::Unimplemented, OPERATION, message));
-        }
         let image = self.image(config)?;
         let log_path = (!config.log_path.is_empty() && !self.pod.config.log_directory.is_empty())
             .then(|| PathBuf::from(&self.pod.config.log_directory).join(&config.log_path));
         Ok(ContainerRecord {
+            format: Format,
             id: id.clone(),
             pod: self.pod.id.clone(),
             config: ContainerConfig::clone(config),
             image_id: image.id.clone(),
             layers: image.layers.clone(),
-            cgroup: format!("{}/{id}", self.cgroup_parent().trim_end_matches('/')),
+            volumes: self.volume_images(config)?,
+            cgroup: self.cgroup_of(id.as_str()),
             user: ProcessUser::default(),
             stop_signal: coracle_spec::stop_signal(config, &spec_settings(&image))
                 .map_err(EngineError::from_cause(OPERATION))?,
@@ -69,6 +66,7 @@ impl PodContext {
             exit_code: 0,
             reason: String::new(),
             message: String::new(),
+            left_alone: false,
         })
     }
 
@@ -78,10 +76,20 @@ impl PodContext {
         } else {
             &config.image.image
         };
-        self.parts.images.get(name).ok_or_else(|| {
+        let image = self.parts.images.get(name).ok_or_else(|| {
             let message = format!("image {name:?} is not on this node: pull it first");
             EngineError::new(Kind::NotFound, OPERATION, message)
-        })
+        })?;
+        match &image.artifact {
+            Some(kind) => {
+                let message = format!(
+                    "image {name:?} is an artifact of type {kind:?}, no root file system for a container: \
+                     mount it as an image volume, or name an image"
+                );
+                Err(EngineError::new(Kind::InvalidArgument, OPERATION, message))
+            }
+            None => Ok(image),
+        }
     }
 
     /// Makes the writable layer and the bundle; on failure neither stays.
@@ -124,7 +132,11 @@ impl PodContext {
             .map_err(EngineError::from_cause(OPERATION))?;
         drop(root);
         coracle_spec::ensure_mount_sources(&record.config).map_err(EngineError::from_cause(OPERATION))?;
+        super::preflight::check_sets(&record.config.resources)?;
         let spec = self.spec(&record, &settings, &user, target)?;
+        if let Some(path) = &record.log_path {
+            super::preflight::check_log(path)?;
+        }
         let bundle = self.parts.records.bundle(&record.id);
         make_private_dir(&bundle)?;
         let path = bundle.join("config.json");
@@ -135,7 +147,10 @@ impl PodContext {
         self.parts
             .snapshots
             .rootfs(&record.layers, &record.id)
-            .map_err(EngineError::from_cause("make the writable layer"))?;
+            .map_err(|error| {
+                EngineError::from_cause("make the writable layer")(error).or_free(&self.parts.config.root)
+            })?;
+        self.keep_volumes(&record)?;
         record.user = ProcessUser {
             uid: user.uid,
             gid: user.gid,
@@ -172,8 +187,12 @@ impl PodContext {
             hosts: Some(files.hosts()),
             hostname: Some(files.hostname()),
             shm: own_ipc.then(|| files.shm()),
-            declared_volumes: Vec::new(),
-            image_mounts: HashMap::new(),
+            image_mounts: self.image_mounts(record)?,
+        };
+        let defaults = HandlerDefaults {
+            pids_limit: self.parts.config.pids_limit.map(i64::from),
+            apparmor_profile: self.parts.apparmor.clone(),
+            ..HandlerDefaults::default()
         };
         let input = ContainerInput {
             id: &record.id,
@@ -184,7 +203,7 @@ impl PodContext {
             user,
             paths: &paths,
             cgroup_path: &record.cgroup,
-            defaults: &HandlerDefaults::default(),
+            defaults: &defaults,
             host: &self.parts.host,
         };
         coracle_spec::container_spec(&input).map_err(EngineError::from_cause(OPERATION))

@@ -48,13 +48,13 @@ impl PodContext {
     }
 
     async fn adopt_once(&self, known: &[ContainerId]) -> Result<Adopted, EngineError> {
-        let shim = self.reconnect().await?;
+        let shim = self.trace.watch("adopt.shim", self.reconnect()).await?;
         let mut tasks = Vec::new();
         for id in known {
             let task = match shim.state(id).await {
                 Ok(TaskState::Running) => Task::Running,
                 Ok(TaskState::Exited(exit)) => Task::Exited(exit),
-                Ok(TaskState::Created) => match super::stop::kill_and_delete(&shim, id).await {
+                Ok(TaskState::Created) => match self.end_task(&shim, id).await {
                     Ok(_) => Task::Undone,
                     Err(error) if error.kind() == Kind::Unavailable => return Err(error),
                     Err(error) => {
@@ -62,7 +62,17 @@ impl PodContext {
                         continue;
                     }
                 },
-                Err(error) if error.kind() == Kind::NotFound => Task::Unknown,
+                // It was lost with a state file, or between the making of its cgroup and the writing.
+                Err(error) if error.kind() == Kind::NotFound => {
+                    match self.remove_remains_of(&shim, id).await {
+                        Ok(()) => Task::Unknown,
+                        Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+                        Err(error) => {
+                            tracing::warn!(container = %id, %error, "what nobody knows of stays until the pod is stopped");
+                            continue;
+                        }
+                    }
+                }
                 Err(error) => return Err(EngineError::from_cause("ask after a container")(error)),
             };
             tasks.push((id.clone(), task));

@@ -104,7 +104,7 @@ impl PodContext {
         self.pod.config.security.namespaces.network != NamespaceMode::Node
     }
 
-    fn user_namespace(&self) -> Option<&coracle_types::security::UserNamespace> {
+    pub(super) fn user_namespace(&self) -> Option<&coracle_types::security::UserNamespace> {
         self.pod
             .config
             .security
@@ -112,16 +112,6 @@ impl PodContext {
             .user
             .as_ref()
             .filter(|user| user.mode != NamespaceMode::Node)
-    }
-
-    /// The pod's cgroup: absolute in each hierarchy.
-    pub(super) fn cgroup_parent(&self) -> String {
-        let given = &self.pod.config.cgroup_parent;
-        if given.is_empty() {
-            self.parts.config.default_cgroup_parent.clone()
-        } else {
-            given.clone()
-        }
     }
 
     fn network(&self) -> PodNetwork {
@@ -155,11 +145,11 @@ impl PodContext {
         self.trace.step("run.files", async { self.write_files() }).await?;
         let (shim, network) = if self.user_namespace().is_some() {
             // The network namespace must belong to the pod's user namespace, which the shim makes.
-            let shim = self.launch().await?;
+            let shim = self.launch_with_scope().await?;
             self.create_sandbox(&shim).await?;
             (shim, self.attach().await?)
         } else {
-            let (shim, network) = futures::join!(self.launch(), self.attach());
+            let (shim, network) = futures::join!(self.launch_with_scope(), self.attach());
             let (shim, network) = (shim?, network?);
             self.create_sandbox(&shim).await?;
             (shim, network)
@@ -239,6 +229,17 @@ impl PodContext {
             .map_err(EngineError::from_cause("start the shim"))
     }
 
+    /// Launches the shim and has the scope of the pod's init made, if it is to have one.
+    async fn launch_with_scope(&self) -> Result<Shim, EngineError> {
+        let shim = self.launch().await?;
+        if self.pod.config.security.namespaces.pid == NamespaceMode::Pod {
+            let cgroup = self.cgroup_of(self.pod.id.as_str());
+            let scope = self.make_scope("run.scope", &shim, self.pod.id.as_str(), &cgroup, Vec::new());
+            scope.await?;
+        }
+        Ok(shim)
+    }
+
     async fn attach(&self) -> Result<Vec<IpAddr>, EngineError> {
         if !self.own_network() {
             return Ok(Vec::new());
@@ -249,6 +250,11 @@ impl PodContext {
                 .step("run.netns", self.parts.networks.create_netns(&self.pod.id, None))
                 .await
                 .map_err(EngineError::from_cause("make the network namespace"))?;
+        } else {
+            self.trace
+                .step("run.netns", self.parts.networks.set_up_loopback(&self.pod.id))
+                .await
+                .map_err(EngineError::from_cause("set up the network namespace"))?;
         }
         let attachment = self
             .trace
@@ -280,7 +286,7 @@ impl PodContext {
                 .then(|| self.parts.networks.netns_path(&self.pod.id)),
             hostname: config.hostname.clone(),
             sysctls,
-            cgroup: format!("{}/{}", self.cgroup_parent().trim_end_matches('/'), self.pod.id),
+            cgroup: self.cgroup_of(self.pod.id.as_str()),
             user: sandbox_user(config),
             shm: own_ipc.then(|| (files.shm(), SHM_BYTES)),
         };
@@ -321,12 +327,11 @@ impl PodContext {
         let entries = lock(&self.ledger).entries().to_vec();
         let mut failures = Vec::new();
         let shim = match shim {
-            None if self.shim_left_files() => match self.reconnect().await {
+            None if self.shim_left_files() || has_tasks(&entries) => match self.reconnect().await {
                 Ok(shim) => Some(shim),
                 Err(error) => {
                     // Containers keep their network; without any, nothing waits for the shim.
-                    let has_tasks = entries.iter().any(|object| matches!(object, Object::Task { .. }));
-                    let network = if has_tasks {
+                    let network = if has_tasks(&entries) {
                         Ok(())
                     } else {
                         self.detach(&entries).await
@@ -353,13 +358,23 @@ impl PodContext {
             shim => shim,
         };
         let exits = match &shim {
-            Some(shim) => self.end_tasks(shim, &entries, &mut failures).await,
+            Some(shim) => {
+                let end = self.end_tasks(shim, &entries, &mut failures);
+                self.trace.watch("stop.containers", end).await
+            }
             None => Vec::new(),
         };
-        let (network, sandbox) = futures::join!(self.detach(&entries), self.end_sandbox(shim, &entries));
+        let (network, sandbox) = futures::join!(
+            self.trace.watch("stop.network", self.detach(&entries)),
+            self.trace.watch("stop.sandbox", self.end_sandbox(shim, &entries))
+        );
         failures.extend(network.err());
         let shim_gone = sandbox.is_ok();
         failures.extend(sandbox.err());
+        if shim_gone {
+            let scopes = self.trace.watch("stop.scopes", self.end_scopes(|_| true));
+            failures.extend(scopes.await.err());
+        }
         TornDown {
             exits,
             shim_gone,
@@ -382,7 +397,7 @@ impl PodContext {
             })
             .collect();
         let ends = ids.into_iter().map(|id| async move {
-            let end = super::stop::kill_and_delete(shim, &id).await;
+            let end = self.end_task(shim, &id).await;
             (id, end)
         });
         let mut exits = Vec::new();
@@ -428,7 +443,7 @@ impl PodContext {
 
     async fn end_sandbox(&self, shim: Option<Shim>, entries: &[Object]) -> Result<(), EngineError> {
         let Some(shim) = shim else { return Ok(()) };
-        if entries.iter().any(|object| matches!(object, Object::Task { .. }))
+        if has_tasks(entries)
             && lock(&self.ledger)
                 .entries()
                 .iter()
@@ -448,6 +463,7 @@ impl PodContext {
         shim.stop_sandbox()
             .await
             .map_err(EngineError::from_cause("remove the pod's namespaces"))?;
+        self.remove_remains(&shim).await?;
         self.strike(&mut failures, |object| {
             matches!(object, Object::Namespaces { .. })
         });
@@ -482,11 +498,24 @@ impl PodContext {
 
     async fn forget(&self, containers: Vec<Arc<ContainerRecord>>) -> Result<(), EngineError> {
         let mut failures = Vec::new();
-        for container in containers {
+        for container in &containers {
             failures.extend(self.forget_container(&container.id).await.err());
         }
         gather("remove pod sandbox", &failures)?;
+        self.prune(containers.iter().map(AsRef::as_ref)).await;
         self.parts.records.remove_pod(&self.pod.id)
+    }
+
+    /// The layers of an image that was removed while a container stood on it or had it mounted: their bytes are
+    /// free when the container's removal is answered.
+    pub(super) async fn prune(&self, gone: impl Iterator<Item = &ContainerRecord>) {
+        let images = &self.parts.images;
+        let mut orphaned = gone.flat_map(ContainerRecord::images);
+        if orphaned.any(|image| images.get(image.as_str()).is_none())
+            && let Err(error) = images.prune_layers().await
+        {
+            tracing::warn!(pod = %self.pod.id, %error, "layers of a removed image stay until the next removal");
+        }
     }
 
     /// Removes a container's writable layer, its bundle and all memory of it.
@@ -499,10 +528,15 @@ impl PodContext {
                 .map_err(EngineError::from_cause("remove the writable layer"))?;
             parts.records.remove_container(&container)
         });
-        removal
+        self.trace
+            .watch("remove.files", removal)
             .await
             .unwrap_or_else(|error| Err(interrupted("remove container", &error)))
     }
+}
+
+fn has_tasks(entries: &[Object]) -> bool {
+    entries.iter().any(|object| matches!(object, Object::Task { .. }))
 }
 
 /// The blocking part of an operation was cut off: the daemon is leaving, or it panicked.

@@ -1,17 +1,21 @@
 //! Records as tests need them.
 
+use std::collections::HashSet;
+
 use super::*;
 
 /// A container that nothing was done with.
 pub(crate) fn container(pod: &PodSandboxId) -> ContainerRecord {
     let id = ContainerId::generate();
     ContainerRecord {
+        format: Format,
         cgroup: format!("/test/{id}"),
         id,
         pod: pod.clone(),
         config: ContainerConfig::default(),
         image_id: format!("sha256:{}", "0".repeat(64)).parse().expect("a digest"),
         layers: Vec::new(),
+        volumes: Default::default(),
         user: ProcessUser::default(),
         stop_signal: Signal::KILL,
         log_path: None,
@@ -24,12 +28,14 @@ pub(crate) fn container(pod: &PodSandboxId) -> ContainerRecord {
         exit_code: 0,
         reason: String::new(),
         message: String::new(),
+        left_alone: false,
     }
 }
 
 /// A ready pod of a boot.
-fn pod(boot: &str) -> PodRecord {
+pub(crate) fn pod(boot: &str) -> PodRecord {
     PodRecord {
+        format: Format,
         id: PodSandboxId::generate(),
         config: PodSandboxConfig::default(),
         handler: RuntimeHandlerName::default(),
@@ -39,6 +45,8 @@ fn pod(boot: &str) -> PodRecord {
         netns: None,
         boot: boot.to_owned(),
         steps: Vec::new(),
+        quarantine: None,
+        left_alone: false,
     }
 }
 
@@ -73,10 +81,38 @@ fn what_was_removed_does_not_come_back_from_the_database() {
         .wait()
         .expect("durable");
 
+    // As of a pod whose shim lives though its record is lost.
+    fs::write(records.pod_dir(&living.id).join("shim.sock"), "").expect("written");
     let mut found = records.all().expect("readable");
     assert_eq!(found.take_removed("now"), (vec![removed.id], vec![gone.id]));
     let pods: HashSet<_> = found.pods.into_iter().map(|pod| pod.id).collect();
     assert_eq!(pods, HashSet::from([living.id, rebooted.id]));
     let containers: HashSet<_> = found.containers.into_iter().map(|record| record.id).collect();
     assert_eq!(containers, HashSet::from([kept.id, old.id]));
+}
+
+#[test]
+fn a_damaged_file_is_read_from_the_database_and_named_where_that_cannot_help() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("db.redb")).expect("a database");
+    let records = Records::new(dir.path(), &store);
+    let (mended, lost, cut) = (pod("now"), pod("now"), pod("now"));
+    records.put_pod(&mended).expect("remembered");
+    store
+        .table::<u32>("other")
+        .put("x", &1)
+        .expect("queued")
+        .wait()
+        .expect("durable");
+    for id in [&mended.id, &lost.id, &cut.id] {
+        make_private_dir(&records.pod_dir(id)).expect("made");
+    }
+    fs::write(records.pod_dir(&mended.id).join("record.json"), "{").expect("damaged");
+    // Without a record, but with a shim; and one whose making was cut before there was anything.
+    fs::write(records.pod_dir(&lost.id).join("shim.sock"), "").expect("written");
+    let found = records.all().expect("readable");
+    assert_eq!(found.pods, vec![mended.clone()]);
+    assert_eq!(found.mended[0].id, mended.id.as_str());
+    let damaged: Vec<_> = found.damaged_pods.iter().map(|pod| pod.id.as_str()).collect();
+    assert_eq!(damaged, [lost.id.as_str()]);
 }

@@ -144,6 +144,8 @@ fn image(id: &Digest) -> Image {
         created: String::new(),
         documents: Default::default(),
         pulled_at: UnixNanos(0),
+        origins: Default::default(),
+        artifact: None,
         pinned: false,
     }
 }

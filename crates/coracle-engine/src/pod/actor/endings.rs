@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use coracle_types::container::Exit;
+use coracle_types::resources::LinuxResources;
 use coracle_types::time::UnixNanos;
 use coracle_types::{ContainerId, Kind, Kinded};
 
@@ -14,6 +15,10 @@ use crate::pod::Answer;
 use crate::pod::sandbox::{NotStarted, Started, TornDown};
 use crate::policy::{ContainerPhase, PodPhase};
 use crate::record::ContainerRecord;
+
+/// Of an exit status that nobody can tell.
+const LOST: &str = "the exit status is lost: shim and keeper, which would have known it, were both gone when \
+                    the process ended (from kernel 6.15 on it is known all the same)";
 
 impl Actor {
     pub(super) fn finish(&mut self, finished: Finished) {
@@ -29,6 +34,8 @@ impl Actor {
                 for id in self.containers.keys() {
                     self.parts.index.remove_container(id);
                 }
+                let pod = &self.view.pod;
+                self.parts.index.remove_pod(&pod.id, &pod.config.metadata);
                 self.answer(&Operation::Remove, &Ok(Answer::Done));
             }
             Finished::Remove(torn_down) => {
@@ -39,6 +46,7 @@ impl Actor {
             Finished::Start(id, outcome) => self.container_started(&id, outcome),
             Finished::StopContainer(id, outcome) => self.container_stopped(&id, outcome),
             Finished::RemoveContainer(id, outcome) => self.container_removed(&id, outcome),
+            Finished::Updated(id, outcome) => self.updated(&id, outcome),
             Finished::Exited(id, Some(exit)) => {
                 self.exited(&id, exit);
                 self.delete_task(id);
@@ -111,7 +119,8 @@ impl Actor {
             if record.phase != ContainerPhase::Removing {
                 record.phase = ContainerPhase::Exited;
             }
-            record.finished_at = UnixNanos::now();
+            // The clock may have been set back meanwhile: here and below, an end is never before a beginning.
+            record.finished_at = UnixNanos::now().max(record.started_at);
             record.exit_code = 255;
             "Unknown".clone_into(&mut record.reason);
             "its shim was lost and the exit status with it".clone_into(&mut record.message);
@@ -154,14 +163,14 @@ impl Actor {
                 self.change(id, |record| {
                     record.phase = ContainerPhase::Running;
                     record.pid = Some(pid);
-                    record.started_at = UnixNanos::now();
+                    record.started_at = UnixNanos::now().max(record.created_at);
                 });
                 self.await_exit(id.clone());
                 Ok(Answer::Done)
             }
             Err(error) => {
                 self.change(id, |record| {
-                    let now = UnixNanos::now();
+                    let now = UnixNanos::now().max(record.created_at);
                     record.phase = ContainerPhase::Exited;
                     record.started_at = now;
                     record.finished_at = now;
@@ -226,15 +235,26 @@ impl Actor {
         );
     }
 
+    fn updated(&mut self, id: &ContainerId, outcome: Result<Box<LinuxResources>, EngineError>) {
+        let answer = outcome.map(|resources| {
+            self.change(id, |record| record.resources = *resources);
+            Answer::Done
+        });
+        self.answer(&Operation::Update(id.clone()), &answer);
+    }
+
     pub(super) fn exited(&mut self, id: &ContainerId, exit: Exit) {
         self.change(id, |record| {
             if record.phase != ContainerPhase::Removing {
                 record.phase = ContainerPhase::Exited;
             }
             if record.finished_at == UnixNanos::default() {
-                record.finished_at = exit.at;
+                record.finished_at = exit.at.max(record.started_at);
                 record.exit_code = exit.code;
                 record.reason = exit_reason(exit).to_owned();
+                if exit.lost {
+                    LOST.clone_into(&mut record.message);
+                }
             }
         });
         if let Some(container) = self.containers.get(id) {
@@ -251,8 +271,12 @@ impl Actor {
         if removing || self.view.pod.phase == PodPhase::Stopping {
             return;
         }
+        let context = self.context();
         self.operations.push(Box::pin(async move {
             let deleted = crate::pod::stop::delete(&shim, &id).await;
+            if deleted.is_ok() {
+                context.end_scope(id.as_str()).await;
+            }
             Finished::Deleted(id, deleted)
         }));
     }
@@ -260,8 +284,9 @@ impl Actor {
     /// Ends what may still run of a container that has ended as far as anybody was told.
     pub(super) fn reap(&mut self, id: ContainerId) {
         let Some(shim) = self.living_shim() else { return };
+        let context = self.context();
         self.operations.push(Box::pin(async move {
-            let ended = crate::pod::stop::kill_and_delete(&shim, &id).await.map(|_| ());
+            let ended = context.end_task(&shim, &id).await.map(|_| ());
             Finished::Deleted(id, ended)
         }));
     }

@@ -1,10 +1,10 @@
 //! The actor and its shim: watching it, and having another one take over.
 
 use coracle_task::Shim;
-use coracle_types::ContainerId;
 use coracle_types::time::UnixNanos;
+use coracle_types::{ContainerId, Kind, Kinded as _};
 
-use super::{Actor, Finished, Link};
+use super::{Actor, Finished, Link, Operation};
 use crate::error::EngineError;
 use crate::pod::recover::{Adopted, Task};
 use crate::policy::{ContainerPhase, PodPhase};
@@ -46,7 +46,7 @@ impl Actor {
 
     pub(super) fn adopt(&mut self) {
         self.link = Link::Adopting;
-        let context = self.context();
+        let context = self.context_of(&Operation::Adopt);
         // The ledger knows of starts that no record tells of.
         let mut known = self.noted_tasks();
         let records = self.containers.values().map(|container| &container.record);
@@ -62,12 +62,18 @@ impl Actor {
     }
 
     pub(super) fn adopted(&mut self, outcome: Result<Adopted, EngineError>) {
+        self.waiting.remove(&Operation::Adopt);
         let adopted = match outcome {
             Ok(adopted) => adopted,
             Err(error) => {
                 tracing::error!(pod = %self.view.pod.id, %error, "no shim could take over");
+                // What the node lacks may come back, and the newer program whose pod it is may: the pod is not
+                // given up for that, and the next request has it tried again.
+                let passing = matches!(error.kind(), Kind::ResourceExhausted | Kind::FailedPrecondition);
                 self.link = Link::Lost(error);
-                self.set_phase(PodPhase::Stopped);
+                if !passing {
+                    self.set_phase(PodPhase::Stopped);
+                }
                 return;
             }
         };
@@ -125,7 +131,7 @@ impl Actor {
     fn running_since(&mut self, id: &ContainerId, at: UnixNanos) {
         self.change(id, |record| {
             if record.started_at == UnixNanos::default() {
-                record.started_at = at;
+                record.started_at = at.max(record.created_at);
             }
         });
     }

@@ -24,16 +24,22 @@ impl Actor {
         if self.over {
             return answer_of_the_gone(message, &self.view);
         }
+        if self.waits_for_update(&message.request) {
+            return self.park(message);
+        }
         let verdict = match self.judge(&message.request) {
             Ok(verdict) => verdict,
             Err(answer) => return send(message.reply, *answer),
         };
         match verdict {
             Verdict::Begin | Verdict::Done if self.wants_shim(&message.request) => match &self.link {
-                Link::Adopting => self.parked.push(message),
+                Link::Adopting => self.park(message),
                 Link::Lost(error) if !is_ending(&message.request) => {
                     let error = error.clone();
                     send(message.reply, Err(error));
+                    if self.view.pod.phase == PodPhase::Ready {
+                        self.adopt();
+                    }
                 }
                 _ => self.go(verdict, message),
             },
@@ -44,7 +50,7 @@ impl Actor {
                 if ends_pod && self.view.pod.phase == PodPhase::Ready {
                     self.set_phase(PodPhase::Draining);
                 }
-                self.parked.push(message);
+                self.park(message);
             }
             Verdict::Refuse(refusal) => {
                 let error = self.refusal(&message.request, refusal);
@@ -108,6 +114,7 @@ impl Actor {
             Request::StopContainer(id, _) => of_container(ContainerRequest::Stop, id),
             Request::RemoveContainer(id) => of_container(ContainerRequest::Remove, id),
             Request::Use(id) => of_container(ContainerRequest::Use, id),
+            Request::Update(id, _) => of_container(ContainerRequest::Update, id),
         }
     }
 
@@ -125,6 +132,10 @@ impl Actor {
     fn wants_shim(&self, request: &Request) -> bool {
         match request {
             Request::Run(_) | Request::Create(_) => false,
+            Request::Update(id, _) => self
+                .containers
+                .get(id)
+                .is_some_and(|c| c.record.phase == ContainerPhase::Running),
             Request::RemoveContainer(id) => self
                 .containers
                 .get(id)
@@ -169,7 +180,9 @@ impl Actor {
                 "container {id} is {}: only a created one can be started",
                 state(id)
             ),
-            (Request::Use(id), _) => format!("container {id} is {}: it must be running", state(id)),
+            (Request::Use(id) | Request::Update(id, _), _) => {
+                format!("container {id} is {}: it must be running", state(id))
+            }
             _ => format!("pod sandbox {} does not allow it now", pod.id),
         };
         EngineError::new(kind, operation, message)
@@ -182,7 +195,7 @@ impl Actor {
             Request::Remove => Operation::Remove,
             Request::Create(config) => match self.named(&config.metadata) {
                 Some(record) => Operation::Create(record.id.clone()),
-                None => return self.parked.push(message),
+                None => return self.park(message),
             },
             Request::Start(id) | Request::Use(id) => Operation::Start(id.clone()),
             Request::StopContainer(id, timeout) => {
@@ -190,8 +203,9 @@ impl Actor {
                 Operation::StopContainer(id.clone())
             }
             Request::RemoveContainer(id) => Operation::RemoveContainer(id.clone()),
+            Request::Update(id, _) => Operation::Update(id.clone()),
         };
-        self.waiting.entry(operation).or_default().push(message.reply);
+        self.enlist(operation, message.reply);
     }
 
     /// A repeated stop never sends the signal again, but it may be less patient.
@@ -244,27 +258,28 @@ impl Actor {
     }
 
     pub(super) fn begin(&mut self, message: Message) {
-        let Message { request, reply } = message;
+        let Message { request, reply, .. } = message;
         match request {
             Request::Run(_) | Request::Use(_) => send(reply, Ok(Answer::Done)),
             Request::Stop => {
-                self.waiting.entry(Operation::Stop).or_default().push(reply);
+                self.enlist(Operation::Stop, reply);
                 self.begin_stop();
             }
             Request::Remove => {
-                self.waiting.entry(Operation::Remove).or_default().push(reply);
+                self.enlist(Operation::Remove, reply);
                 self.begin_remove();
             }
             Request::Create(config) => self.begin_create(config, reply),
             Request::Start(id) => self.begin_start(id, reply),
             Request::StopContainer(id, timeout) => self.begin_stop_container(id, timeout, reply),
             Request::RemoveContainer(id) => self.begin_remove_container(id, reply),
+            Request::Update(id, resources) => self.begin_update(id, resources, reply),
         }
     }
 
     pub(super) fn begin_stop(&mut self) {
         self.set_phase(PodPhase::Stopping);
-        let (context, shim) = (self.context(), self.living_shim());
+        let (context, shim) = (self.context_of(&Operation::Stop), self.living_shim());
         self.operations.push(Box::pin(
             async move { Finished::Stop(context.tear_down(shim).await) },
         ));
@@ -273,7 +288,7 @@ impl Actor {
     pub(super) fn begin_remove(&mut self) {
         self.set_phase(PodPhase::Removing);
         let containers = self.containers.values().map(|c| Arc::clone(&c.record)).collect();
-        let (context, shim) = (self.context(), self.living_shim());
+        let (context, shim) = (self.context_of(&Operation::Remove), self.living_shim());
         self.operations.push(Box::pin(async move {
             Finished::Remove(context.remove(shim, containers).await)
         }));
@@ -281,17 +296,15 @@ impl Actor {
 
     fn begin_create(&mut self, config: Arc<ContainerConfig>, reply: Reply) {
         let id = ContainerId::generate();
-        let context = self.context();
-        let record = match context.draft(&id, &config) {
+        let record = match self.context().draft(&id, &config) {
             Ok(record) => record,
             Err(error) => return send(reply, Err(error)),
         };
         self.containers
             .insert(id.clone(), Container::new(Arc::new(record.clone())));
-        self.waiting
-            .entry(Operation::Create(id.clone()))
-            .or_default()
-            .push(reply);
+        let operation = Operation::Create(id.clone());
+        self.enlist(operation.clone(), reply);
+        let context = self.context_of(&operation);
         let target = self.target_of(&config);
         self.operations.push(Box::pin(async move {
             let made = context.create(record, target).await.map(Box::new);
@@ -320,11 +333,9 @@ impl Actor {
         let Some(record) = self.set_container_phase(&id, ContainerPhase::Starting) else {
             return send(reply, Err(crate::pod::gone(&self.view.pod.id)));
         };
-        self.waiting
-            .entry(Operation::Start(id.clone()))
-            .or_default()
-            .push(reply);
-        let context = self.context();
+        let operation = Operation::Start(id.clone());
+        self.enlist(operation.clone(), reply);
+        let context = self.context_of(&operation);
         self.operations.push(Box::pin(async move {
             Finished::Start(id, context.start_container(&shim, &record).await)
         }));
@@ -346,12 +357,12 @@ impl Actor {
         };
         container.patience = Some(patience);
         let ended = container.ended.subscribe();
-        self.waiting
-            .entry(Operation::StopContainer(id.clone()))
-            .or_default()
-            .push(reply);
+        let operation = Operation::StopContainer(id.clone());
+        self.enlist(operation.clone(), reply);
+        let trace = self.context_of(&operation).trace;
         self.operations.push(Box::pin(async move {
-            Finished::StopContainer(id, crate::pod::stop::stop(&shim, &record, until, ended).await)
+            let stop = crate::pod::stop::stop(&shim, &record, until, ended);
+            Finished::StopContainer(id, trace.watch("stop.container", stop).await)
         }));
     }
 
@@ -378,10 +389,14 @@ impl Actor {
             container.ended.subscribe(),
         );
         let id = id.clone();
+        let trace = self.context_of(&Operation::StopContainer(id.clone())).trace;
         self.operations.push(Box::pin(async move {
             tokio::time::sleep(crate::pod::stop::AFTER_LOSS).await;
             let outcome = match shim {
-                Some(shim) => crate::pod::stop::stop(&shim, &record, until, ended).await,
+                Some(shim) => {
+                    let stop = crate::pod::stop::stop(&shim, &record, until, ended);
+                    trace.watch("stop.container", stop).await
+                }
                 // Not adopted yet: asked again when this ends.
                 None => Err(EngineError::new(
                     Kind::Unavailable,
@@ -403,11 +418,9 @@ impl Actor {
         let Some(record) = self.set_container_phase(&id, ContainerPhase::Removing) else {
             return send(reply, Ok(Answer::Done));
         };
-        self.waiting
-            .entry(Operation::RemoveContainer(id.clone()))
-            .or_default()
-            .push(reply);
-        let context = self.context();
+        let operation = Operation::RemoveContainer(id.clone());
+        self.enlist(operation.clone(), reply);
+        let context = self.context_of(&operation);
         self.operations.push(Box::pin(async move {
             Finished::RemoveContainer(id, context.remove_container(shim, &record, ended).await)
         }));
