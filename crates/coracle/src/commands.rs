@@ -1,24 +1,37 @@
 //! People's commands: each speaks CRI, so it works on any runtime's socket.
 
+mod archive;
+mod audit;
+mod config;
+mod doctor;
 mod engine;
+mod events;
 mod exec;
 mod explain;
+mod filter;
 mod find;
+mod generate;
 mod images;
 mod inspect;
 mod lists;
 mod logs;
+mod ops;
+mod play;
 mod progress;
+mod prune;
+mod push;
+mod reach;
 mod remove;
 mod run;
+mod short_names;
+mod top;
+mod tree;
+mod watch;
 
 use std::process::ExitCode;
 
-use coracle_proto::client::{Client, ClientError};
-use coracle_types::{Kind, Kinded};
-
 use crate::cli::{Command, Global};
-use crate::terminal;
+use crate::terminal::{Screen, Status, complain, status_of};
 
 /// Runs a command against the runtime on the socket.
 pub(crate) fn run(command: Command, global: Global) -> anyhow::Result<ExitCode> {
@@ -29,47 +42,62 @@ pub(crate) fn run(command: Command, global: Global) -> anyhow::Result<ExitCode> 
 }
 
 async fn dispatch(command: Command, global: Global) -> anyhow::Result<ExitCode> {
-    if let Command::Run(args) = command {
-        return run::run(args, &global).await;
-    }
-    let client = connect(&global).await?;
-    let output = global.output;
+    let screen = Screen::standard(&global);
     match command {
-        Command::Ps(args) => lists::containers(&client, &args, output).await?,
-        Command::Pods(args) => lists::pods(&client, &args, output).await?,
-        Command::Images => images::list(&client, output).await?,
-        Command::Pull(args) => images::pull(&client, &args, output).await?,
-        Command::Import(args) => images::import(&client, &args, output).await?,
+        Command::Run(args) => return Ok(not_run(run::run(args, &global, &screen).await)),
+        Command::Generate(args) => return generate::run(&args),
+        Command::Doctor(args) => return doctor::run(&args, &global, &screen).await,
+        Command::Config(args) => return config::run(args.command, &global, &screen).await,
+        _ => {}
+    }
+    let client = match reach::connect(&global.socket).await {
+        Err(error) if matches!(command, Command::Exec(_)) => return Ok(not_run(Err(error))),
+        other => other?,
+    };
+    match command {
+        Command::Ps(args) => lists::containers(&client, &args, &screen).await?,
+        Command::Pods(args) => lists::pods(&client, &args, &screen).await?,
+        Command::Images(args) => images::list(&client, &args, &screen).await?,
+        Command::Pull(args) => images::pull(&client, &args, &screen).await?,
+        Command::Push(args) => push::run(&client, &args, &screen).await?,
+        Command::Import(args) => images::import(&client, &args.path, &screen).await?,
+        Command::Load(args) => archive::load(&client, &args, &screen).await?,
+        Command::Save(args) => archive::save(&client, &args, &screen).await?,
+        Command::Prune(args) => prune::run(&client, &args, &screen).await?,
         Command::Logs(args) => logs::show(&client, &args).await?,
-        Command::Exec(args) => return exec::run(&client, &args, output).await,
-        Command::Stop(args) => remove::stop(&client, &args).await?,
-        Command::Rm(args) => remove::remove(&client, &args).await?,
-        Command::Inspect(args) => inspect::show(&client, &args.object).await?,
-        Command::Explain(args) => explain::show(&client, &args.object, output).await?,
-        Command::Audit => return explain::audit(&client, output).await,
-        Command::Run(_) | Command::Serve(_) | Command::Keeper(_) | Command::DemoPage(_) => {
+        Command::Exec(args) => return Ok(not_run(exec::run(&client, &args, &screen).await)),
+        Command::Stop(args) => remove::stop(&client, &args, &screen).await?,
+        Command::Rm(args) => remove::remove(&client, &args, &screen).await?,
+        Command::Inspect(args) => inspect::show(&client, &args.object, &screen).await?,
+        Command::Explain(args) => explain::show(&client, &args, &screen).await?,
+        Command::Top(args) => top::show(&client, &args, &screen).await?,
+        Command::Events(args) => events::show(&client, &args, &screen).await?,
+        Command::Ops(args) => ops::list(&client, &args, &screen).await?,
+        Command::LogLevel(args) => config::log_level(&client, &args, &screen).await?,
+        Command::Audit => return audit::show(&client, &screen).await,
+        Command::Run(_)
+        | Command::Doctor(_)
+        | Command::Generate(_)
+        | Command::Config(_)
+        | Command::Serve(_)
+        | Command::Keeper(_)
+        | Command::DemoPage(_) => {
             anyhow::bail!("this command is not one for a running daemon")
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A connection, or an error that says how to get one.
-async fn connect(global: &Global) -> anyhow::Result<Client> {
-    match Client::connect(&global.socket).await {
-        Ok(client) => Ok(client),
-        Err(error) => {
-            terminal::remark("start the daemon with `coracle serve`, or name another socket with --socket");
-            Err(error.into())
+/// Where the exit code is the command's inside, a failure of our own must not look like one of its.
+fn not_run(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        complain(&error);
+        match status_of(&error) {
+            Status::Usage => Status::Usage.into(),
+            _ => Status::NotRun.into(),
         }
-    }
+    })
 }
 
-/// A call that another runtime may not know: the error says so.
-fn needs_coracle(error: ClientError) -> anyhow::Error {
-    if error.kind() == Kind::Unimplemented {
-        anyhow::Error::new(error).context("the runtime on this socket does not offer this; coracle does")
-    } else {
-        error.into()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,277 +1,189 @@
-//! The configuration file: what is written (unknown keys refused), and what it means.
+//! The configuration: what was written where, checked as a whole, with the origin of each value.
+//!
+//! Its keys stand in [`keys`], where everything else about them comes from.
 
-use std::path::{Path, PathBuf};
+mod flags;
+mod keys;
+mod kinds;
+mod problem;
+mod registry;
+mod render;
+mod schema;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod value;
 
-use anyhow::Context;
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use coracle_engine::api::CgroupDriver;
-use coracle_types::Instance;
-use serde::Deserialize;
 
-use crate::cli::{LogFormat, ServeArgs};
+pub(crate) use self::keys::{Config, Effect, KEYS, Key};
+pub(crate) use self::kinds::{LogFilter, MetricsAddress};
+pub(crate) use self::problem::{Origin, Problem, Rejected};
+pub(crate) use self::render::commented_default;
+#[cfg(test)]
+use self::render::table;
+pub(crate) use self::schema::{of_toml, schema};
+pub(crate) use self::sources::{DEFAULT_FILE, Sources};
+pub(crate) use self::value::{Setting, Value};
 
-const DEFAULT_FILE: &str = "/etc/coracle/config.toml";
+/// What a program exits with when its configuration is to blame (sysexits.h, EX_CONFIG).
+pub(crate) const EXIT_CONFIG: u8 = 78;
 
-/// The file as it is written; everything may be left out.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Written {
-    instance: Option<Instance>,
-    root: Option<PathBuf>,
-    state: Option<PathBuf>,
-    socket: Option<PathBuf>,
-    cgroup: WrittenCgroup,
-    network: WrittenNetwork,
-    registry: WrittenRegistry,
-    log: WrittenLog,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct WrittenCgroup {
-    driver: Option<CgroupDriver>,
-    default_parent: Option<String>,
-    runtime: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct WrittenNetwork {
-    conf_dir: Option<PathBuf>,
-    bin_dirs: Option<Vec<PathBuf>>,
-    default_network: Option<bool>,
-    default_subnets: Option<Vec<String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct WrittenRegistry {
-    config_dirs: Option<Vec<PathBuf>>,
-    max_concurrent_downloads: Option<usize>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct WrittenLog {
-    level: Option<String>,
-    format: Option<LogFormat>,
-}
-
-/// The daemon's configuration.
+/// A configuration with the origins of its values.
 #[derive(Debug, Clone)]
-pub(crate) struct Config {
-    /// In the names of all global objects.
-    pub(crate) instance: Instance,
-    /// What outlives a boot.
-    pub(crate) root: PathBuf,
-    /// What does not.
-    pub(crate) state: PathBuf,
-    /// Where the CRI is served.
-    pub(crate) socket: PathBuf,
-    /// Who makes cgroups.
-    pub(crate) cgroup_driver: CgroupDriver,
-    /// Cgroup of pods that name none.
-    pub(crate) default_cgroup_parent: String,
-    /// Cgroup of keeper and shims.
-    pub(crate) runtime_cgroup: String,
-    /// Directory of CNI configurations.
-    pub(crate) cni_conf_dir: PathBuf,
-    /// Directories of CNI plugins.
-    pub(crate) cni_bin_dirs: Vec<PathBuf>,
-    /// Whether a bridge network is made while none is configured.
-    pub(crate) default_network: bool,
-    /// Its subnets.
-    pub(crate) default_subnets: Vec<ipnet::IpNet>,
-    /// Directories of hosts.toml trees.
-    pub(crate) registry_config_dirs: Vec<PathBuf>,
-    /// Layers that are downloaded at once at most.
-    pub(crate) max_concurrent_downloads: usize,
-    /// What is logged.
-    pub(crate) log_level: String,
-    /// How.
-    pub(crate) log_format: LogFormat,
+pub(crate) struct Loaded {
+    /// What it says.
+    pub(crate) config: Config,
+    origins: BTreeMap<&'static str, Origin>,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        let mut config = Self {
-            instance: Instance::default(),
-            root: "/var/lib/coracle".into(),
-            state: "/run/coracle".into(),
-            socket: crate::cli::DEFAULT_SOCKET.into(),
-            cgroup_driver: CgroupDriver::Cgroupfs,
-            default_cgroup_parent: String::new(),
-            runtime_cgroup: String::new(),
-            cni_conf_dir: "/etc/cni/net.d".into(),
-            cni_bin_dirs: ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"]
-                .map(PathBuf::from)
-                .to_vec(),
-            default_network: true,
-            default_subnets: vec!["10.88.0.0/16".parse().expect("a well-formed network")],
-            registry_config_dirs: ["/etc/coracle/certs.d", "/etc/containerd/certs.d"]
-                .map(PathBuf::from)
-                .to_vec(),
-            max_concurrent_downloads: 3,
-            log_level: "info".to_owned(),
-            log_format: LogFormat::Text,
-        };
-        config.settle_names();
-        config
-    }
-}
-
-impl Config {
-    /// Cgroups that are not named yet are named after the instance.
-    pub(crate) fn settle_names(&mut self) {
-        self.default_cgroup_parent = format!("/{}/pods", self.instance);
-        self.runtime_cgroup = format!("/{}.slice", self.instance);
-    }
-
-    /// From the file and the command line, which wins.
+impl Loaded {
+    /// Reads all sources and checks what they say together.
     ///
     /// # Errors
-    /// When a named file cannot be read, or something in it is unknown or malformed.
-    pub(crate) fn load(args: ServeArgs, socket: PathBuf) -> anyhow::Result<Self> {
-        let written = match &args.config {
-            Some(path) => read(path)?,
-            None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
-            None => Written::default(),
-        };
-        Self::settle(written, args, socket)
-    }
-
-    fn settle(written: Written, args: ServeArgs, socket: PathBuf) -> anyhow::Result<Self> {
-        let mut config = Self::default();
-        let instance = args
-            .instance
-            .map(|name| name.parse().context("--instance"))
-            .transpose()?;
-        set(&mut config.instance, instance.or(written.instance));
-        config.settle_names();
-        set(&mut config.root, args.root.or(written.root));
-        set(&mut config.state, args.state.or(written.state));
-        config.socket = if socket == Path::new(crate::cli::DEFAULT_SOCKET) {
-            written
-                .socket
-                .unwrap_or_else(|| config.state.join("coracle.sock"))
+    /// All that is wrong, at once.
+    pub(crate) fn read(sources: &Sources) -> Result<Self, Rejected> {
+        let (loaded, problems) = Self::read_what_can_be(sources);
+        if problems.is_empty() {
+            Ok(loaded)
         } else {
-            socket
-        };
-        set(&mut config.cgroup_driver, written.cgroup.driver);
-        set(&mut config.default_cgroup_parent, written.cgroup.default_parent);
-        set(&mut config.runtime_cgroup, written.cgroup.runtime);
-        set(
-            &mut config.cni_conf_dir,
-            args.cni_conf_dir.or(written.network.conf_dir),
-        );
-        set(
-            &mut config.cni_bin_dirs,
-            some_of(args.cni_bin_dir).or(written.network.bin_dirs),
-        );
-        set(&mut config.default_network, written.network.default_network);
-        if let Some(subnets) = written.network.default_subnets {
-            let parse = |text: String| {
-                text.parse()
-                    .with_context(|| format!("network.default_subnets: {text:?}: write it as 10.88.0.0/16"))
-            };
-            config.default_subnets = subnets.into_iter().map(parse).collect::<Result<_, _>>()?;
+            Err(Rejected(problems))
         }
-        set(
-            &mut config.registry_config_dirs,
-            some_of(args.registry_config_dir).or(written.registry.config_dirs),
-        );
-        set(
-            &mut config.max_concurrent_downloads,
-            written.registry.max_concurrent_downloads,
-        );
-        set(&mut config.log_level, args.log_level.or(written.log.level));
-        set(&mut config.log_format, args.log_format.or(written.log.format));
-        config.check()?;
-        Ok(config)
     }
 
-    fn check(&self) -> anyhow::Result<()> {
-        for (key, path) in [
-            ("root", &self.root),
-            ("state", &self.state),
-            ("socket", &self.socket),
-        ] {
-            anyhow::ensure!(
-                path.is_absolute(),
-                "{key}: {} is not absolute: begin it with /",
-                path.display()
+    /// The same for one who looks at a configuration instead of going by it: what is wrong, and all else, with
+    /// defaults in its place.
+    pub(crate) fn read_what_can_be(sources: &Sources) -> (Self, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let given = sources.gather(&mut problems);
+        let loaded = Self::of(given);
+        if problems.is_empty() {
+            loaded.check(&mut problems);
+        }
+        let files = sources.files();
+        // As they are read: files in the order in which they count, then everything else.
+        problems.sort_by_key(|problem| match &problem.origin {
+            Origin::File(path, line) => (files.iter().position(|file| file == path), *line),
+            _ => (Some(files.len()), None),
+        });
+        (loaded, problems)
+    }
+
+    /// What another program says that it goes by, as keys and values in TOML. Keys that are not known here,
+    /// and values that cannot be read, are passed over: it may be a newer one.
+    pub(crate) fn told<'a>(settings: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut given = sources::Given::default();
+        for (key, value) in settings {
+            let line = format!("{key} = {value}");
+            given.read_toml(Path::new(""), &line, &mut Vec::new());
+        }
+        Self::of(given)
+    }
+
+    fn of(given: sources::Given) -> Self {
+        let config = Config::settle(&given);
+        let origins = given.into_origins();
+        Self { config, origins }
+    }
+
+    /// Whence a key's value comes.
+    pub(crate) fn origin(&self, key: &Key) -> Origin {
+        self.origins.get(key.name).cloned().unwrap_or_default()
+    }
+
+    /// This one, with what may change while the daemon runs taken from `new`.
+    pub(crate) fn with_live_of(&self, new: &Self) -> Self {
+        let live = |key: &str| {
+            KEYS.iter()
+                .any(|known| known.name == key && known.effect == Effect::Live)
+        };
+        let mut origins = self.origins.clone();
+        origins.retain(|key, _| !live(key));
+        let theirs = new.origins.iter().filter(|(key, _)| live(key));
+        origins.extend(theirs.map(|(key, origin)| (*key, origin.clone())));
+        Self {
+            config: self.config.with_live_of(&new.config),
+            origins,
+        }
+    }
+
+    /// Notes that a command set a key.
+    pub(crate) fn set_by(&mut self, key: &'static str, command: &'static str) {
+        self.origins.insert(key, Origin::Command(command));
+    }
+
+    /// What two keys say of each other.
+    fn check(&self, problems: &mut Vec<Problem>) {
+        let config = &self.config;
+        let mut refuse = |key: &'static str, message: String| {
+            let origin = self.origins.get(key).cloned().unwrap_or_default();
+            problems.push(Problem::new(&origin, format!("{key}: {message}")));
+        };
+        let parent = &config.default_cgroup_parent.0;
+        match config.cgroup_driver {
+            CgroupDriver::Cgroupfs if !parent.starts_with('/') => refuse(
+                "cgroup.default_parent",
+                format!(
+                    "{parent:?} is a slice, which cgroup.driver = \"cgroupfs\" does not know: write a path such as \"/coracle/pods\""
+                ),
+            ),
+            CgroupDriver::Systemd if !parent.ends_with(".slice") => refuse(
+                "cgroup.default_parent",
+                format!(
+                    "{parent:?} is no slice, which cgroup.driver = \"systemd\" needs: write one such as \"coracle-pods.slice\""
+                ),
+            ),
+            _ => {}
+        }
+        let runtime = &config.runtime_cgroup.0;
+        if !runtime.starts_with('/') {
+            refuse(
+                "cgroup.runtime",
+                format!("{runtime:?} is no absolute path: begin it with /"),
             );
         }
-        for (key, path) in [
-            ("cgroup.default_parent", &self.default_cgroup_parent),
-            ("cgroup.runtime", &self.runtime_cgroup),
-        ] {
-            let well_formed = path.starts_with('/') && !path.split('/').any(|part| part == "..");
-            anyhow::ensure!(
-                well_formed,
-                "{key}: {path:?} is no absolute cgroup path: write it as /coracle/pods"
+        let subnets = &config.default_subnets;
+        let of_4 = subnets.iter().filter(|net| net.addr().is_ipv4()).count();
+        if config.default_network && (subnets.is_empty() || of_4 > 1 || subnets.len() - of_4 > 1) {
+            refuse(
+                "network.default_subnets",
+                "give one network of IPv4, one of IPv6, or one of each".to_owned(),
             );
         }
-        anyhow::ensure!(
-            self.cgroup_driver == CgroupDriver::Cgroupfs,
-            "cgroup.driver: systemd is not offered by this version: write cgroupfs"
-        );
-        anyhow::ensure!(
-            self.max_concurrent_downloads > 0,
-            "registry.max_concurrent_downloads: 0 pulls nothing"
-        );
-        Ok(())
-    }
-}
-
-fn read(path: &Path) -> anyhow::Result<Written> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("read the configuration {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("the configuration {}", path.display()))
-}
-
-fn set<T>(value: &mut T, given: Option<T>) {
-    if let Some(given) = given {
-        *value = given;
-    }
-}
-
-fn some_of<T>(values: Vec<T>) -> Option<Vec<T>> {
-    (!values.is_empty()).then_some(values)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str, args: ServeArgs) -> anyhow::Result<Config> {
-        let written = toml::from_str(text)?;
-        Config::settle(written, args, crate::cli::DEFAULT_SOCKET.into())
-    }
-
-    #[test]
-    fn names_follow_the_instance_and_flags_win_over_the_file() {
-        let args = ServeArgs {
-            root: Some("/r".into()),
-            ..ServeArgs::default()
-        };
-        let config = load("instance = \"a\"\nroot = \"/file\"\nstate = \"/s\"\n", args).unwrap();
-        assert_eq!(config.root, Path::new("/r"));
-        assert_eq!(config.socket, Path::new("/s/coracle.sock"));
-        assert_eq!(config.default_cgroup_parent, "/a/pods");
-        assert_eq!(config.runtime_cgroup, "/a.slice");
-    }
-
-    #[test]
-    fn what_is_unknown_or_cannot_be_is_refused_by_name() {
-        for (text, word) in [
-            ("rooot = \"/x\"", "rooot"),
-            ("[cgroup]\ndriver = \"systemd\"", "systemd"),
-            ("root = \"relative\"", "root"),
-            ("[network]\ndefault_subnets = [\"nonsense\"]", "nonsense"),
-            ("[cgroup]\nruntime = \"/a/../b\"", "cgroup.runtime"),
-        ] {
-            let error = format!("{:#}", load(text, ServeArgs::default()).unwrap_err());
-            assert!(error.contains(word), "{text}: {error}");
+        if !config.registry_credentials.0.is_empty()
+            && let Origin::File(path, _) = self
+                .origins
+                .get("registry.credentials")
+                .cloned()
+                .unwrap_or_default()
+            && std::fs::metadata(&path).is_ok_and(|file| file.permissions().mode() & 0o007 != 0)
+        {
+            refuse(
+                "registry.credentials",
+                format!(
+                    "everybody on this node can read them: chmod o= {}",
+                    path.display()
+                ),
+            );
+        }
+        if config.root == config.state {
+            refuse(
+                "state",
+                "it is the same as root: what ends with the boot lies apart".to_owned(),
+            );
+        }
+        if let Some(path) = &config.signature_policy
+            && let Err(malformed) = coracle_image::Policy::load(path)
+        {
+            let origin = Origin::File(malformed.path, malformed.line);
+            problems.push(Problem::new(
+                &origin,
+                format!("signature policy: {}", malformed.reason),
+            ));
         }
     }
 }

@@ -3,20 +3,14 @@
 use std::ffi::OsString;
 
 use coracle_keeper::ShimStart;
-use tracing_subscriber::filter::LevelFilter;
 
 /// Runs the keeper with the arguments that the daemon gave.
 pub(crate) fn run(args: Vec<OsString>) -> ! {
     coracle_keeper::run(args.into_iter(), shim)
 }
 
-/// A shim's standard error is the keeper's log.
+/// A shim logs for itself: the keeper does not.
 fn shim(start: ShimStart) -> i32 {
-    tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::WARN)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
-    coracle_shim::entry(start)
+    crate::logging::begin_for_shim(start.pod.as_str(), &start.log);
+    coracle_shim::entry(start, crate::logging::set_shim_filter)
 }

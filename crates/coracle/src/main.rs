@@ -4,11 +4,16 @@
 //! policy. `coracle serve` is the daemon; it starts `coracle keeper`, which forks the shims. The rest
 //! are people's commands, which speak CRI to whatever runtime listens on the socket.
 
+mod access;
 mod cli;
 mod commands;
 mod config;
 mod demo;
 mod keeper;
+mod logging;
+mod metrics;
+mod notify;
+mod reload;
 mod serve;
 mod terminal;
 
@@ -32,9 +37,16 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(code) => code,
+        // Who reads no more has read enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             terminal::complain(&error);
-            ExitCode::FAILURE
+            terminal::status_of(&error).into()
         }
     }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let closed = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
+    error.downcast_ref().is_some_and(closed)
 }

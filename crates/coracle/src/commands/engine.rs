@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use coracle_proto::client::Client;
 
-use crate::config::Config;
+use crate::config::{Loaded, Sources};
 use crate::serve::Daemon;
 
 /// A daemon in this process, on directories of its own.
@@ -19,14 +19,19 @@ impl Foreground {
     /// Starts it under a name that no other daemon has.
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let name = format!("coracle-run-{}", std::process::id());
-        let mut config = Config::default();
-        config.instance = name.parse()?;
-        config.root = format!("/var/lib/{name}").into();
-        config.state = format!("/run/{name}").into();
-        config.socket = config.state.join("coracle.sock");
-        config.settle_names();
+        // Of the node's configuration it takes registries and networks, but nobody's names.
+        let sources = Sources::of_node()
+            .with("instance", &name)
+            .with("root", &format!("/var/lib/{name}"))
+            .with("state", &format!("/run/{name}"))
+            .with("socket", &format!("/run/{name}/coracle.sock"))
+            .with("cgroup.driver", "cgroupfs")
+            .with("cgroup.default_parent", &format!("/{name}/pods"))
+            .with("cgroup.runtime", &format!("/{name}.slice"))
+            .with("metrics.address", "");
+        let config = Loaded::read(&sources)?.config;
         let directories = [config.root.clone(), config.state.clone()];
-        let daemon = Daemon::start(config).await?;
+        let daemon = Daemon::start(&config, None).await?;
         let client = Client::connect(daemon.socket()).await?;
         Ok(Self {
             daemon,

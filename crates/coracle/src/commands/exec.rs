@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::ExecSyncRequest;
+use coracle_types::{Kind, Kinded};
 use serde::Serialize;
 
-use super::find;
+use super::find::Objects;
 use crate::cli::{ExecArgs, Output};
-use crate::terminal;
+use crate::terminal::{Screen, Trouble};
 
 #[derive(Serialize)]
 struct Outcome<'a> {
@@ -19,8 +20,8 @@ struct Outcome<'a> {
 }
 
 /// Runs the command and ends as it ended.
-pub(crate) async fn run(client: &Client, args: &ExecArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let container = find::container(client, &args.object).await?;
+pub(crate) async fn run(client: &Client, args: &ExecArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let container = Objects::load(client).await?.container(&args.object)?;
     let request = ExecSyncRequest {
         container_id: container.id,
         cmd: args.command.clone(),
@@ -30,10 +31,20 @@ pub(crate) async fn run(client: &Client, args: &ExecArgs, output: Output) -> any
         .runtime()
         .exec_sync(request)
         .await
-        .map_err(ClientError::of("ExecSync"))?
+        .map_err(ClientError::of("ExecSync"));
+    let reply = reply
+        .map_err(|error| {
+            let words = format!("cannot run {:?} in container {}", args.command[0], args.object);
+            let mut trouble = Trouble::new(words);
+            if error.kind() == Kind::NotFound {
+                let next = format!("what is there: coracle exec {} -- ls /bin", args.object);
+                trouble = trouble.next(next);
+            }
+            anyhow::Error::new(error).context(trouble)
+        })?
         .into_inner();
-    if output == Output::Json {
-        terminal::json(&Outcome {
+    if matches!(screen.output, Output::Json | Output::Yaml) {
+        screen.value(&Outcome {
             exit_code: reply.exit_code,
             stdout: String::from_utf8_lossy(&reply.stdout),
             stderr: String::from_utf8_lossy(&reply.stderr),

@@ -1,190 +1,179 @@
-//! `explain` and `audit`: what only this runtime can tell.
+//! `explain`: where a pod's start spent its time.
 
-use std::process::ExitCode;
+mod svg;
+mod waterfall;
+
+use std::path::Path;
 use std::time::Duration;
 
-use coracle_proto::admin::{AuditRequest, Difference, ExplainRequest};
+use anyhow::Context;
+use coracle_proto::admin::ExplainRequest;
 use coracle_proto::client::{Client, ClientError};
+use coracle_proto::cri::PodSandbox;
 use serde::Serialize;
 
-use super::find;
-use crate::cli::Output;
-use crate::terminal;
+use super::find::{self, Objects};
+use crate::cli::{ExplainArgs, Output};
+use crate::terminal::{Screen, Status, Tone, Trouble};
 
-/// Columns of the waterfall's picture.
-const WIDTH: u64 = 40;
-
-#[derive(Serialize)]
-struct StepRow {
+/// A step of a start, in milliseconds since its beginning.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Step {
     name: String,
     start_ms: f64,
     took_ms: Option<f64>,
 }
 
+impl Step {
+    /// The call that it belongs to: `run` of `run.network`.
+    fn operation(&self) -> &str {
+        self.name.split('.').next().unwrap_or_default()
+    }
+
+    fn end_ms(&self) -> f64 {
+        self.start_ms + self.took_ms.unwrap_or(0.0)
+    }
+}
+
 /// Shows the steps of a pod's start.
-pub(crate) async fn show(client: &Client, text: &str, output: Output) -> anyhow::Result<()> {
-    let pod_sandbox_id = find::pod(client, text).await?;
+pub(crate) async fn show(client: &Client, args: &ExplainArgs, screen: &Screen) -> anyhow::Result<()> {
+    let objects = Objects::load(client).await?;
+    let id = objects.pod(&args.object)?;
+    let pod = objects.pods.iter().find(|pod| pod.id == id);
+    let request = ExplainRequest {
+        pod_sandbox_id: id.clone(),
+    };
     let reply = client
         .admin()
-        .explain(ExplainRequest { pod_sandbox_id })
+        .explain(request)
         .await
         .map_err(ClientError::of("Explain"));
-    let steps = reply.map_err(super::needs_coracle)?.into_inner().steps;
+    let reply = reply.with_context(|| format!("cannot explain pod {}", args.object))?;
     let millis = |nanos: u64| Duration::from_nanos(nanos).as_secs_f64() * 1e3;
-    let rows: Vec<_> = steps
+    let steps: Vec<_> = reply
+        .into_inner()
+        .steps
         .into_iter()
-        .map(|step| StepRow {
+        .map(|step| Step {
             name: step.name,
             start_ms: millis(step.start_nanos),
             took_ms: step.took_nanos.map(millis),
         })
         .collect();
-    if output == Output::Json {
-        return terminal::json(&rows);
+    if steps.is_empty() {
+        return Err(
+            Trouble::new(format!("the daemon has no steps of pod {}", args.object))
+                .next("it keeps those of pods that were started since it runs: start the pod anew")
+                .status(Status::Failed)
+                .into(),
+        );
     }
-    for line in waterfall(&rows) {
-        terminal::line(line);
+    if let Some(file) = &args.svg {
+        return draw(screen, file, &title(pod, &id), &steps);
+    }
+    tell(&steps, screen)
+}
+
+fn tell(steps: &[Step], screen: &Screen) -> anyhow::Result<()> {
+    match screen.output {
+        Output::Json | Output::Yaml => screen.value(&steps)?,
+        Output::Name => {
+            for step in steps {
+                screen.line(&step.name)?;
+            }
+        }
+        Output::Table | Output::Wide => {
+            for line in waterfall::lines(steps, screen) {
+                screen.line(line)?;
+            }
+        }
     }
     Ok(())
 }
 
-/// A line a step: name, beginning, duration, and a bar where it lies in the whole. Time in which the
-/// runtime was not asked for anything (between two calls of the kubelet) is cut out and said so.
-fn waterfall(rows: &[StepRow]) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut groups: Vec<&[StepRow]> = Vec::new();
-    let operation = |row: &StepRow| row.name.split('.').next().unwrap_or_default().to_owned();
-    let mut rest = rows;
-    while let Some(first) = rest.first() {
-        let name = operation(first);
-        let length = rest.iter().take_while(|row| operation(row) == name).count();
-        let (group, tail) = rest.split_at(length);
-        groups.push(group);
-        rest = tail;
+fn title(pod: Option<&PodSandbox>, id: &str) -> String {
+    pod.map_or_else(
+        || find::short(id).to_owned(),
+        |pod| format!("{}/{}", find::pod_namespace(pod), find::pod_name(pod)),
+    )
+}
+
+fn draw(screen: &Screen, file: &Path, title: &str, steps: &[Step]) -> anyhow::Result<()> {
+    let picture = svg::picture(title, steps);
+    if file == Path::new("-") {
+        return Ok(screen.raw(&picture)?);
     }
-    let busy: f64 = groups.iter().map(|group| span(group)).sum();
-    let scale = |ms: f64| {
-        (ms / busy.max(1e-6) * WIDTH as f64)
-            .round()
-            .clamp(0.0, WIDTH as f64) as usize
-    };
-    let mut before = 0.0;
-    for group in groups {
-        let begin = group.first().map_or(0.0, |row| row.start_ms);
-        for row in group {
-            let offset = scale(before + row.start_ms - begin).min(WIDTH as usize - 1);
-            let bar = row
-                .took_ms
-                .map_or(1, |took| scale(took).max(1))
-                .min(WIDTH as usize - offset);
-            let took = row
-                .took_ms
-                .map_or("   running".to_owned(), |took| format!("{took:>7.2} ms"));
-            let picture = format!("{}{}", " ".repeat(offset), "█".repeat(bar));
-            lines.push(
-                format!("{:<18} {took}  {picture}", row.name)
-                    .trim_end()
-                    .to_owned(),
-            );
+    std::fs::write(file, picture).with_context(|| format!("cannot write {}", file.display()))?;
+    crate::terminal::remark(format!("drawn: {}", file.display()));
+    Ok(())
+}
+
+/// The steps by call, and the time in which the runtime was at work: what lies between two calls of the
+/// kubelet is not its own.
+struct Calls<'a> {
+    calls: Vec<&'a [Step]>,
+}
+
+impl<'a> Calls<'a> {
+    fn of(steps: &'a [Step]) -> Self {
+        let calls = steps.chunk_by(|a, b| a.operation() == b.operation()).collect();
+        Self { calls }
+    }
+
+    fn busy_ms(&self) -> f64 {
+        self.calls.iter().map(|call| span(call)).sum()
+    }
+
+    /// Each step with its beginning on an axis from which the pauses between calls are cut.
+    fn placed(&self) -> Vec<(&'a Step, f64)> {
+        let mut before = 0.0;
+        let mut placed = Vec::new();
+        for call in &self.calls {
+            let begin = call.first().map_or(0.0, |step| step.start_ms);
+            placed.extend(call.iter().map(|step| (step, before + step.start_ms - begin)));
+            before += span(call);
         }
-        before += span(group);
+        placed
     }
-    lines.push(format!("{:<18} {busy:>7.2} ms  in the runtime", "total"));
-    lines
 }
 
-fn span(group: &[StepRow]) -> f64 {
-    let begin = group.first().map_or(0.0, |row| row.start_ms);
-    group
-        .iter()
-        .map(|row| row.start_ms + row.took_ms.unwrap_or(0.0) - begin)
-        .fold(0.0, f64::max)
+fn span(call: &[Step]) -> f64 {
+    let begin = call.first().map_or(0.0, |step| step.start_ms);
+    call.iter().map(|step| step.end_ms() - begin).fold(0.0, f64::max)
 }
 
-#[derive(Serialize)]
-struct FindingRow {
-    difference: &'static str,
-    kind: String,
-    object: String,
-    owner: String,
-    remedy: String,
-}
-
-/// Shows the difference between ledgers and kernel; fails when there is one.
-pub(crate) async fn audit(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
-    let reply = client
-        .admin()
-        .audit(AuditRequest {})
-        .await
-        .map_err(ClientError::of("Audit"));
-    let findings = reply.map_err(super::needs_coracle)?.into_inner().findings;
-    let rows: Vec<_> = findings
-        .into_iter()
-        .map(|finding| FindingRow {
-            difference: match finding.difference() {
-                Difference::Leaked => "leaked",
-                Difference::Missing => "missing",
-                Difference::Unspecified => "unknown",
-            },
-            kind: finding.kind,
-            object: finding.object,
-            owner: finding.owner,
-            remedy: finding.remedy,
-        })
-        .collect();
-    if output == Output::Json {
-        terminal::json(&rows)?;
-    } else if rows.is_empty() {
-        terminal::line("nothing leaked, nothing missing");
-    } else {
-        terminal::table(
-            ["FOUND", "KIND", "OBJECT", "OWNER", "REMEDY"],
-            rows.iter().map(|row| {
-                let owner = row.owner.get(..13).unwrap_or(&row.owner).to_owned();
-                [
-                    row.difference.to_owned(),
-                    row.kind.clone(),
-                    row.object.clone(),
-                    owner,
-                    row.remedy.clone(),
-                ]
-            }),
-        );
+/// What a call is to the pod.
+fn tone_of(operation: &str) -> Tone {
+    match operation {
+        "run" => Tone::Picture,
+        "create" => Tone::Costs,
+        "start" => Tone::Good,
+        _ => Tone::Plain,
     }
-    Ok(if rows.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+}
+
+#[cfg(test)]
+fn step(name: &str, start_ms: f64, took_ms: Option<f64>) -> Step {
+    Step {
+        name: name.to_owned(),
+        start_ms,
+        took_ms,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn row(name: &str, start_ms: f64, took_ms: Option<f64>) -> StepRow {
-        StepRow {
-            name: name.to_owned(),
-            start_ms,
-            took_ms,
-        }
-    }
+    use crate::terminal::forms::forms;
 
     #[test]
-    fn the_time_between_two_calls_is_cut_out() {
-        let rows = [
-            row("run.shim", 0.0, Some(1.0)),
-            row("run.network", 0.5, Some(1.5)),
-            row("start.exec", 500.0, Some(2.0)),
-            row("start.wait", 502.0, None),
+    fn a_start_in_every_form() {
+        let steps = [
+            step("run.shim", 0.0, Some(0.91)),
+            step("run.network", 0.2, Some(2.4)),
+            step("create.rootfs", 40.0, Some(0.4)),
+            step("start.exec", 300.0, None),
         ];
-        let expected = [
-            "run.shim              1.00 ms  ██████████",
-            "run.network           1.50 ms       ███████████████",
-            "start.exec            2.00 ms                      ████████████████████",
-            "start.wait            running                                         █",
-            "total                 4.00 ms  in the runtime",
-        ];
-        assert_eq!(waterfall(&rows), expected);
+        insta::assert_snapshot!(forms(|screen| tell(&steps, screen)));
     }
 }

@@ -10,7 +10,7 @@ use coracle_proto::cri::{ContainerState, ContainerStatus, ContainerStatusRequest
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::find;
+use super::find::Objects;
 use crate::cli::LogsArgs;
 
 /// How often a followed log is looked at: a person does not see a shorter pause.
@@ -27,7 +27,7 @@ pub(crate) struct Style {
 
 /// Shows a log.
 pub(crate) async fn show(client: &Client, args: &LogsArgs) -> anyhow::Result<()> {
-    let container = find::container(client, &args.object).await?;
+    let container = Objects::load(client).await?.container(&args.object)?;
     let style = Style {
         timestamps: args.timestamps,
         tail: args.tail,

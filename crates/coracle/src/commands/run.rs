@@ -12,42 +12,52 @@ use coracle_proto::cri::{
     NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol, RunPodSandboxRequest,
     SecurityProfile, StartContainerRequest, security_profile::ProfileType,
 };
+use coracle_types::{Kind, Kinded};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::engine::Foreground;
-use super::{exec, find, images, logs, remove};
+use super::{exec, find, images, logs, play, reach, remove};
 use crate::cli::{Global, Publish, RunArgs};
-use crate::terminal;
+use crate::terminal::{self, Screen, Status, Trouble};
 
 /// Annotation of pods whose log directory `coracle rm` removes with them.
 pub(crate) const LOG_DIRECTORY: &str = "io.coracle.run/log-directory";
 /// Where kubelets keep logs, too.
 const LOGS: &str = "/var/log/pods";
+/// Namespace of what people run by hand.
+const NAMESPACE: &str = "default";
 
 /// Runs a pod by the daemon, or where there is none by an engine of our own that ends with the pod.
-pub(crate) async fn run(args: RunArgs, global: &Global) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: RunArgs, global: &Global, screen: &Screen) -> anyhow::Result<ExitCode> {
+    if args.has_manifests() {
+        return play::run(&args, global, screen).await;
+    }
+    goes_with_manifests(&args)?;
     if let Ok(client) = Client::connect(&global.socket).await {
-        return run_by(&client, &args).await;
+        return run_by(&client, &args, screen).await;
     }
     if args.detach || args.keep {
-        anyhow::bail!(
-            "no daemon answers at {}, so the pod ends with this command: --detach and --keep need `coracle serve`",
-            global.socket.display()
-        );
+        // Says why, and how to start it.
+        reach::connect(&global.socket)
+            .await
+            .context("--detach and --keep need a daemon, or the pod would end with this command")?;
     }
     terminal::remark(format!(
         "no daemon answers at {}: the pod ends with this command",
         global.socket.display()
     ));
     let foreground = Foreground::start().await?;
-    let outcome = run_by(foreground.client(), &args).await;
+    let outcome = run_by(foreground.client(), &args, screen).await;
     foreground.end().await?;
     outcome
 }
 
-async fn run_by(client: &Client, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    images::ensure(client, &args.image).await?;
-    let name = args.name.clone().unwrap_or_else(|| name_of(&args.image));
+async fn run_by(client: &Client, args: &RunArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+    if let Some(name) = &args.name {
+        must_be_free(client, name).await?;
+    }
+    images::ensure(client, args.image(), screen).await?;
+    let name = args.name.clone().unwrap_or_else(|| name_of(args.image()));
     let pod = pod_config(&name, args);
     let logs = PathBuf::from(&pod.log_directory);
     let request = RunPodSandboxRequest {
@@ -58,7 +68,8 @@ async fn run_by(client: &Client, args: &RunArgs) -> anyhow::Result<ExitCode> {
         .runtime()
         .run_pod_sandbox(request)
         .await
-        .map_err(ClientError::of("RunPodSandbox"))?;
+        .map_err(ClientError::of("RunPodSandbox"))
+        .with_context(|| format!("cannot run pod {name}"))?;
     let pod_id = reply.into_inner().pod_sandbox_id;
     let outcome = run_container(client, &pod_id, pod, args, &logs).await;
     if args.keep || (args.detach && outcome.is_ok()) {
@@ -69,6 +80,53 @@ async fn run_by(client: &Client, args: &RunArgs) -> anyhow::Result<ExitCode> {
         remove::remove_pod(client, &pod).await?;
     }
     outcome
+}
+
+/// One image is run, and options for manifests say nothing of it.
+fn goes_with_manifests(args: &RunArgs) -> anyhow::Result<()> {
+    let given = &args.manifest;
+    let option = [
+        (!given.configmap.is_empty(), "--configmap"),
+        (given.strict, "--strict"),
+        (given.check, "--check"),
+        (given.replace, "--replace"),
+    ];
+    let trouble = if let Some((_, option)) = option.iter().find(|(said, _)| *said) {
+        Trouble::new(format!(
+            "{option} goes with manifests, and {} is taken for an image",
+            args.image()
+        ))
+        .next("name the manifest with --file")
+    } else if args.what.len() > 1 {
+        Trouble::new(format!(
+            "{} images are given, and one is run at a time",
+            args.what.len()
+        ))
+        .next("put the command behind --, as in `coracle run busybox -- echo hello`")
+    } else {
+        return Ok(());
+    };
+    Err(trouble.status(Status::Usage).into())
+}
+
+/// CRI tells pods of one name apart by their uid; people do not.
+async fn must_be_free(client: &Client, name: &str) -> anyhow::Result<()> {
+    let pods = find::pods(client).await?;
+    let taken = pods
+        .iter()
+        .find(|pod| find::pod_name(pod) == name && find::pod_namespace(pod) == NAMESPACE);
+    let Some(pod) = taken else {
+        return Ok(());
+    };
+    let id = find::short(&pod.id);
+    Err(Trouble::new(format!(
+        "--name {name}: pod {id} has this name and is {}",
+        find::pod_state(pod)
+    ))
+    .next(format!("remove that one: coracle rm pod/{id}"))
+    .next("or give this one another name, or none")
+    .status(Status::NotRun)
+    .into())
 }
 
 async fn run_container(
@@ -85,6 +143,23 @@ async fn run_container(
         config: Some(container_config(&pod, args)?),
         sandbox_config: Some(pod),
     };
+    let id = start(client, request)
+        .await
+        .map_err(|error| cannot_start(error, args))?;
+    if args.detach {
+        terminal::line(&id);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let log = logs.join("0.log");
+    tokio::select! {
+        ended = logs::follow(client, &id, &log) => Ok(exec::exit_code(ended?.exit_code)),
+        _ = interrupt.recv() => Ok(ExitCode::from(130)),
+        _ = terminate.recv() => Ok(ExitCode::from(143)),
+    }
+}
+
+/// Makes and starts the container; its id.
+async fn start(client: &Client, request: CreateContainerRequest) -> Result<String, ClientError> {
     let reply = client
         .runtime()
         .create_container(request)
@@ -99,21 +174,26 @@ async fn run_container(
         .start_container(request)
         .await
         .map_err(ClientError::of("StartContainer"))?;
-    if args.detach {
-        terminal::line(&id);
-        return Ok(ExitCode::SUCCESS);
+    Ok(id)
+}
+
+/// What was to run, and where to look when it is not there.
+fn cannot_start(error: ClientError, args: &RunArgs) -> anyhow::Error {
+    let image = args.image();
+    let what = args.command.first().map_or_else(
+        || format!("cannot run {image}"),
+        |command| format!("cannot run {command:?} in {image}"),
+    );
+    let mut trouble = Trouble::new(what);
+    if error.kind() == Kind::NotFound {
+        trouble = trouble.next(format!("what is there: coracle run {image} -- ls /bin"));
     }
-    let log = logs.join("0.log");
-    tokio::select! {
-        ended = logs::follow(client, &id, &log) => Ok(exec::exit_code(ended?.exit_code)),
-        _ = interrupt.recv() => Ok(ExitCode::from(130)),
-        _ = terminate.recv() => Ok(ExitCode::from(143)),
-    }
+    anyhow::Error::new(error).context(trouble)
 }
 
 fn pod_config(name: &str, args: &RunArgs) -> PodSandboxConfig {
     let uid = coracle_types::PodSandboxId::generate().short().to_owned();
-    let log_directory = format!("{LOGS}/default_{name}_{uid}");
+    let log_directory = format!("{LOGS}/{NAMESPACE}_{name}_{uid}");
     let network = if args.host_network {
         NamespaceMode::Node
     } else {
@@ -128,7 +208,7 @@ fn pod_config(name: &str, args: &RunArgs) -> PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: name.to_owned(),
             uid,
-            namespace: "default".to_owned(),
+            namespace: NAMESPACE.to_owned(),
             attempt: 0,
         }),
         hostname: if args.host_network {
@@ -182,7 +262,7 @@ fn container_config(pod: &PodSandboxConfig, args: &RunArgs) -> anyhow::Result<Co
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name, attempt: 0 }),
         image: Some(ImageSpec {
-            image: args.image.clone(),
+            image: args.image().to_owned(),
             ..ImageSpec::default()
         }),
         // A command replaces the image's entrypoint and arguments, as it does under Kubernetes.
@@ -208,7 +288,7 @@ fn container_config(pod: &PodSandboxConfig, args: &RunArgs) -> anyhow::Result<Co
 }
 
 /// What the kubelet masks in a container with the default proc mount.
-const MASKED: [&str; 12] = [
+pub(super) const MASKED: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -223,7 +303,7 @@ const MASKED: [&str; 12] = [
     "/sys/devices/virtual/powercap",
 ];
 /// What it makes read-only.
-const READONLY: [&str; 5] = [
+pub(super) const READONLY: [&str; 5] = [
     "/proc/bus",
     "/proc/fs",
     "/proc/irq",
