@@ -9,7 +9,7 @@ use coracle_testkit::node::daemon::{self, PROGRAM_VARIABLE};
 use crate::workspace;
 
 /// Where the configuration's explicit target puts release programs.
-const RELEASE: &str = "target/x86_64-unknown-linux-gnu/release";
+pub(crate) const RELEASE: &str = "target/x86_64-unknown-linux-gnu/release";
 
 /// Runs cargo in the workspace, its output on this terminal.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
@@ -32,8 +32,21 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Where it puts programs that are made for tests.
+const DEV: &str = "target/x86_64-unknown-linux-gnu/debug";
+
+/// Builds the program as tests are built, of what these are made of already; gives its path. It finds more than
+/// the release program, since it checks its arithmetic. A program that `CORACLE_PROGRAM` names is taken as it is.
+pub(crate) fn dev() -> Result<PathBuf> {
+    program(&["build", "--workspace", "--bin", "coracle", "--locked"], DEV)
+}
+
 /// Builds the release program; gives its path. A program that `CORACLE_PROGRAM` names is taken as it is.
 pub(crate) fn release() -> Result<PathBuf> {
+    program(&["build", "--release", "--package", "coracle"], RELEASE)
+}
+
+fn program(arguments: &[&str], directory: &str) -> Result<PathBuf> {
     if std::env::var_os(PROGRAM_VARIABLE).is_some() {
         let program = daemon::program()?;
         println!(
@@ -42,6 +55,6 @@ pub(crate) fn release() -> Result<PathBuf> {
         );
         return Ok(program);
     }
-    cargo(&["build", "--release", "--package", "coracle"])?;
-    Ok(workspace().join(RELEASE).join("coracle"))
+    cargo(arguments)?;
+    Ok(workspace().join(directory).join("coracle"))
 }

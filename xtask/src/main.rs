@@ -6,9 +6,14 @@
 mod bench;
 mod build;
 mod critest;
+mod deb;
 mod demo;
+mod fuzz;
+mod guest;
 mod node;
 mod peer;
+mod pictures;
+mod service;
 mod setup;
 mod steps;
 mod suite;
@@ -46,10 +51,20 @@ enum Task {
     },
     /// End-to-end tests with their full counts
     Soak,
-    /// Measure pod starts, stops and execs
+    /// Measure pods or pulls
     Bench(bench::Options),
+    /// Arbitrary bytes for the parsers of what images hold
+    Fuzz(fuzz::Options),
     /// Run critest in a node
     Critest(critest::Options),
+    /// A Debian package
+    Deb(deb::Options),
+    /// Run a command in a machine of its own
+    Guest(guest::Options),
+    /// Upgrade, downgrade, removal and watchdog of the packaged service in the guest
+    Service(service::Options),
+    /// Take the pictures of the texts
+    Pictures,
     /// Run a command in a node of its own
     Node(node::Options),
     /// Check what compilers do not
@@ -77,14 +92,19 @@ fn perform(task: Task) -> Result<()> {
     match task {
         Task::Setup => setup::run(),
         Task::Build => build::release().map(|_| ()),
+        Task::Deb(options) => deb::run(&options),
         Task::Run => demo::run(),
         Task::Test => suite::everything(),
         Task::Unit => suite::unit(),
         Task::E2e { focus } => suite::end_to_end(focus.as_deref()),
         Task::Soak => suite::soak(),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Critest(options) => critest::run(&options),
+        Task::Guest(options) => guest::run(&options),
+        Task::Service(options) => service::run(&options),
         Task::Node(options) => node::run(&options),
+        Task::Pictures => pictures::run(),
         Task::Tidy => tidy::run(),
         Task::Fmt => build::cargo(&["fmt", "--all"]),
         Task::Lint => suite::lint(),

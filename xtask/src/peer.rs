@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use coracle_testkit::cni;
-use coracle_testkit::node::{Node, Service};
+use coracle_testkit::node::{Node, Service, by_systemd};
 
 /// Where its socket is, inside.
 pub(crate) const SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// Where it keeps images, below the node's directory.
+pub(crate) const ROOT: &str = "containerd";
 
 /// Looks a program up in this process's PATH.
 pub(crate) fn find_on_path(name: &str) -> Option<PathBuf> {
@@ -32,8 +35,8 @@ pub(crate) fn containerd(node: &Node) -> Result<Service> {
     })
 }
 
-/// The defaults of containerd 2 but for places, the cgroup driver (no systemd in a node) and the
-/// pause image's source.
+/// The defaults of containerd 2 but for places, the cgroup driver (the node's) and the pause image's
+/// source.
 fn config(node: &Node, runc: &Path) -> String {
     let bin_dirs: Vec<String> = cni::plugin_directories()
         .iter()
@@ -63,9 +66,10 @@ state = "/run/containerd"
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
         BinaryName = "{runc}"
-        SystemdCgroup = false
+        SystemdCgroup = {by_systemd}
 "#,
-        root = node.directory().join("containerd").display(),
+        root = node.directory().join(ROOT).display(),
+        by_systemd = by_systemd(),
         bin_dirs = bin_dirs.join(", "),
         runc = runc.display(),
     )

@@ -6,16 +6,27 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::build;
+use crate::guest::inside;
 
 /// The only place that names packages.
-const PACKAGES: &str = include_str!("../packages.txt");
+pub(crate) const PACKAGES: &str = include_str!("../packages.txt");
 
 /// While packages are installed this file keeps their daemons (nginx, docker-registry) from starting.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Installs what is lacking.
+/// Installs what is lacking. A guest was made with all of it, and has no network.
 pub(crate) fn run() -> Result<()> {
-    let missing = missing()?;
+    if inside::is_guest() {
+        return Ok(());
+    }
+    ensure(&packages().collect::<Vec<_>>())?;
+    // So that everything works without the network from now on.
+    build::cargo(&["fetch", "--locked", "--quiet"])
+}
+
+/// Installs what is lacking of these.
+pub(crate) fn ensure(packages: &[&str]) -> Result<()> {
+    let missing = missing(packages)?;
     if missing.is_empty() {
         println!("All of Debian's packages that are needed are installed.");
     } else {
@@ -26,8 +37,7 @@ pub(crate) fn run() -> Result<()> {
         );
         install(&missing)?;
     }
-    // So that everything works without the network from now on.
-    build::cargo(&["fetch", "--locked", "--quiet"])
+    Ok(())
 }
 
 /// The packages' names.
@@ -38,15 +48,15 @@ fn packages() -> impl Iterator<Item = &'static str> {
         .filter_map(|line| line.split_whitespace().next())
 }
 
-fn missing() -> Result<Vec<&'static str>> {
+fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let output = Command::new("dpkg-query")
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"])
-        .args(packages())
+        .args(packages)
         .output()
         .context("cannot run dpkg-query, which tells what is installed: this is no Debian")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let installed = |name: &str| text.lines().any(|line| line == format!("{name} installed"));
-    Ok(packages().filter(|name| !installed(name)).collect())
+    Ok(packages.iter().copied().filter(|name| !installed(name)).collect())
 }
 
 fn install(packages: &[&str]) -> Result<()> {

@@ -7,7 +7,7 @@ use coracle_testkit::cni;
 use coracle_testkit::cri::Runtime;
 use coracle_testkit::image::debian;
 use coracle_testkit::measure::{percentile, rss};
-use coracle_testkit::node::{Daemon, Node, Service};
+use coracle_testkit::node::{Daemon, Node, Service, by_systemd};
 use coracle_testkit::registry::{Distribution, mirror};
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use crate::peer;
 
 /// The image of the measured pods, from a registry that `hosts.toml` leads to loopback.
 pub(super) const IMAGE: &str = "registry.bench/busybox:1";
-const HOST: &str = "registry.bench";
+pub(super) const HOST: &str = "registry.bench";
 
 /// What keeps a runtime's daemon running.
 enum Running {
@@ -29,10 +29,24 @@ pub(super) struct Contestant {
     pub(super) node: Node,
     pub(super) runtime: Runtime,
     running: Running,
-    _registry: Distribution,
+    pub(super) registry: Distribution,
 }
 
 impl Contestant {
+    /// Ours, and the others that are here unless it shall be measured alone.
+    pub(super) async fn all(alone: bool) -> Result<Vec<Self>> {
+        let mut contestants = vec![Self::coracle().await?];
+        if alone {
+            println!("Alone, as asked.");
+        } else {
+            match Self::containerd().await {
+                Ok(contestant) => contestants.push(contestant),
+                Err(error) => println!("Without containerd: {error:#}"),
+            }
+        }
+        Ok(contestants)
+    }
+
     /// The program of this workspace.
     pub(super) async fn coracle() -> Result<Self> {
         let (node, registry) = ground("10.91.0.0/16").await?;
@@ -43,7 +57,7 @@ impl Contestant {
             node,
             runtime,
             running: Running::Coracle(daemon),
-            _registry: registry,
+            registry,
         };
         contestant.ready().await
     }
@@ -58,7 +72,7 @@ impl Contestant {
             node,
             runtime,
             running: Running::Containerd(service),
-            _registry: registry,
+            registry,
         };
         contestant.ready().await
     }
@@ -82,7 +96,15 @@ impl Contestant {
         Ok(self)
     }
 
-    fn log_end(&self) -> String {
+    /// Where it keeps images.
+    pub(super) fn storage(&self) -> PathBuf {
+        match &self.running {
+            Running::Coracle(_) => self.node.root(),
+            Running::Containerd(_) => self.node.directory().join(peer::ROOT),
+        }
+    }
+
+    pub(super) fn log_end(&self) -> String {
         match &self.running {
             Running::Coracle(daemon) => daemon.log_end(),
             Running::Containerd(service) => service.log_end(),
@@ -90,7 +112,7 @@ impl Contestant {
     }
 
     /// The directory of its daemon in /proc.
-    fn daemon(&self) -> Result<PathBuf> {
+    pub(super) fn daemon(&self) -> Result<PathBuf> {
         match &self.running {
             Running::Coracle(daemon) => daemon.proc(),
             Running::Containerd(service) => Ok(service.proc()),
@@ -99,7 +121,12 @@ impl Contestant {
 
     /// The cgroup that pods get as parent, so that nothing lands outside the node's.
     pub(super) fn cgroup_parent(&self) -> String {
-        format!("/{}/bench", self.node.instance())
+        let instance = self.node.instance();
+        if by_systemd() {
+            format!("/{instance}.slice/{instance}-bench.slice")
+        } else {
+            format!("/{instance}/bench")
+        }
     }
 
     pub(super) fn result(&self, mode: PidMode, samples: &Samples, pss_a_pod: f64) -> Result<Value> {

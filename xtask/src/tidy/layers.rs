@@ -11,20 +11,21 @@ use crate::workspace;
 
 /// From the top down. A crate may depend on crates of lower lines only, not on its neighbours.
 const LAYERS: &[&[&str]] = &[
-    &["xtask", "coracle-tests"],
+    &["xtask", "coracle-bench", "coracle-fuzz", "coracle-tests"],
     &["coracle"],
     &["coracle-cri"],
     &["coracle-engine"],
     &["coracle-shim", "coracle-task"],
-    &["coracle-image"],
+    &["coracle-doctor", "coracle-image"],
     &[
         "coracle-container",
         "coracle-keeper",
+        "coracle-manifest",
         "coracle-network",
         "coracle-snapshot",
         "coracle-spec",
     ],
-    &["coracle-store", "coracle-testkit"],
+    &["coracle-store", "coracle-systemd", "coracle-testkit"],
     &["coracle-proto"],
     &["coracle-sys"],
     &["coracle-types"],
@@ -44,8 +45,10 @@ const NEVER: &[(&str, &[&str])] = &[
         &["coracle-network", "coracle-image", "oci-client"],
     ),
     ("coracle-snapshot", &["oci-client", "tokio"]),
+    ("coracle-manifest", &["tokio", "rustix", "coracle-proto"]),
     ("coracle-spec", &["tokio"]),
     ("coracle-sys", &["tokio"]),
+    ("coracle-systemd", &["oci-spec", "rustix", "libc"]),
     ("coracle-types", &["tokio"]),
     // The tests' side drives the program from outside and builds without libseccomp.
     (
