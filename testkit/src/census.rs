@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::node::Node;
+use crate::wait;
 
 pub mod cgroup;
 mod files;
@@ -52,7 +53,7 @@ impl Census {
         let begin = Instant::now();
         loop {
             let now = Self::take(node)?;
-            if now == *before || begin.elapsed() > SETTLING {
+            if now == *before || begin.elapsed() > wait::patient(SETTLING) {
                 return Ok(now);
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -69,7 +70,7 @@ impl Census {
         loop {
             std::thread::sleep(Duration::from_millis(150));
             let now = Self::take(node)?;
-            if now == last || begin.elapsed() > SETTLING {
+            if now == last || begin.elapsed() > wait::patient(SETTLING) {
                 return Ok(now);
             }
             last = now;
@@ -121,9 +122,24 @@ impl Census {
             .sections
             .entry(section)
             .or_default()
-            .entry(line.into())
+            .entry(of_any_program(line.into()))
             .or_default() += 1;
     }
+}
+
+/// Without the name that a keeper's files have from its program's: one keeper in place of another is no
+/// difference, two are.
+fn of_any_program(line: String) -> String {
+    for ending in [".sock", ".log"] {
+        if let Some(rest) = line.strip_suffix(ending)
+            && let Some((directory, name)) = rest.rsplit_once('/')
+            && name.len() == 16
+            && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+        {
+            return format!("{directory}/<program>{ending}");
+        }
+    }
+    line
 }
 
 /// What differs between two looks.
@@ -177,6 +193,16 @@ mod tests {
             "descriptors:\n  + daemon: pipe (0 before, 2 after)\nlinks:\n  + veth1\nmounts:\n  - /a\n"
         );
         assert!(before.diff(&before.clone()).is_empty());
+    }
+
+    #[test]
+    fn a_keeper_in_place_of_another_is_no_difference_and_a_second_one_is() {
+        let (mut before, mut after) = (Census::default(), Census::default());
+        before.add("files", "/run/coracle/keeper/0123456789abcdef.sock");
+        after.add("files", "/run/coracle/keeper/fedcba9876543210.sock");
+        assert!(before.diff(&after).is_empty());
+        after.add("files", "/run/coracle/keeper/0000000000000000.sock");
+        assert!(!before.diff(&after).is_empty());
     }
 
     #[test]

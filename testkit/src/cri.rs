@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use coracle_proto::admin::admin_client::AdminClient;
 use coracle_proto::client::Client;
 use coracle_proto::cri;
 use coracle_proto::cri::image_service_client::ImageServiceClient;
@@ -58,6 +59,12 @@ impl Runtime {
     #[must_use]
     pub fn images(&self) -> ImageServiceClient<Channel> {
         self.client.images()
+    }
+
+    /// What CRI has no word for.
+    #[must_use]
+    pub fn admin(&self) -> AdminClient<Channel> {
+        self.client.admin()
     }
 
     /// Pulls an image; gives its reference as CRI's `image_ref`.

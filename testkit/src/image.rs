@@ -8,6 +8,8 @@ use coracle_types::Digest;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+mod artifact;
+pub mod bulk;
 mod config;
 pub mod critest;
 pub mod debian;

@@ -9,6 +9,7 @@
 //! /var/lib, a tmpfs of its own), `*.log`. The directory goes with the node.
 
 pub mod census;
+pub mod clock;
 pub mod cni;
 pub mod cri;
 pub mod image;

@@ -1,5 +1,6 @@
-//! Numbers about processes and the machine: memory, processor time, percentiles.
+//! Numbers about processes, the machine and the disk: memory, processor time, space, percentiles.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,6 +23,53 @@ pub fn rss(process: &Path) -> Result<u64> {
 /// When the process is gone.
 pub fn pss(process: &Path) -> Result<u64> {
     kilobytes(&process.join("smaps_rollup"), "Pss:")
+}
+
+/// Forgets the highest resident memory that a process had (clear_refs in proc_pid_clear_refs(5)).
+///
+/// # Errors
+/// When the process is gone.
+pub fn forget_peak(process: &Path) -> Result<()> {
+    let path = process.join("clear_refs");
+    std::fs::write(&path, "5").with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The highest resident memory in bytes that a process had since [`forget_peak`].
+///
+/// # Errors
+/// When the process is gone.
+pub fn peak_rss(process: &Path) -> Result<u64> {
+    kilobytes(&process.join("status"), "VmHWM:")
+}
+
+/// Processor time that a process has spent with all its threads.
+///
+/// # Errors
+/// When the process is gone.
+pub fn processor_time(process: &Path) -> Result<Duration> {
+    let path = process.join("stat");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    // The name, in parentheses, may hold spaces; utime and stime are the 12th and 13th field after it.
+    let (_, fields) = text.rsplit_once(')').context("a stat file without a name")?;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks = ticks.map_while(|word| word.parse::<u64>().ok()).sum::<u64>();
+    Ok(Duration::from_secs_f64(ticks as f64 / USER_HZ))
+}
+
+/// Bytes that a directory takes of the disk with all below it, as du(1) counts but with each name of a
+/// file counted. What vanishes meanwhile is not counted.
+#[must_use]
+pub fn disk_usage(path: &Path) -> u64 {
+    let Ok(about) = std::fs::symlink_metadata(path) else {
+        return 0;
+    };
+    let below = if about.is_dir() {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| disk_usage(&entry.path())).sum()
+    } else {
+        0
+    };
+    about.blocks() * 512 + below
 }
 
 fn kilobytes(path: &Path, field: &str) -> Result<u64> {
@@ -91,5 +139,25 @@ mod tests {
         assert!(rss(own).unwrap() > 100_000);
         assert!(pss(own).unwrap() > 0);
         assert!(machine_busy().unwrap() > Duration::ZERO);
+        assert!(processor_time(own).unwrap() <= machine_busy().unwrap());
+    }
+
+    #[test]
+    fn a_peak_is_seen_and_forgotten() {
+        let own = Path::new("/proc/self");
+        drop(std::hint::black_box(vec![1_u8; 64 << 20]));
+        let high = peak_rss(own).unwrap();
+        forget_peak(own).unwrap();
+        assert!(peak_rss(own).unwrap() + (32 << 20) < high);
+    }
+
+    #[test]
+    fn what_a_directory_takes_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let before = disk_usage(directory.path());
+        std::fs::create_dir(directory.path().join("below")).unwrap();
+        std::fs::write(directory.path().join("below/file"), vec![1; 1 << 20]).unwrap();
+        let more = disk_usage(directory.path()) - before;
+        assert!((1 << 20..2 << 20).contains(&more), "{more}");
     }
 }

@@ -31,6 +31,16 @@ pub use service::Service;
 const INIT: &str = include_str!("node/init.sh");
 const GUARD: &str = include_str!("node/guard.sh");
 
+/// Chooses who makes the cgroups of nodes' pods: `systemd`, which must be the machine's; else the daemon itself.
+pub const DRIVER_VARIABLE: &str = "CORACLE_CGROUP_DRIVER";
+
+/// Whether nodes of this process have systemd make their cgroups. They then share the machine's PID namespace, since
+/// systemd is told of processes by their numbers in its own.
+#[must_use]
+pub fn by_systemd() -> bool {
+    std::env::var(DRIVER_VARIABLE).is_ok_and(|driver| driver == "systemd")
+}
+
 /// Distinguishes the nodes of one process.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
@@ -58,8 +68,9 @@ impl Node {
             rustix::process::geteuid().is_root(),
             "a node needs root: it makes namespaces, mounts and cgroups"
         );
+        // No dash: in the name of a slice it would stand for a slice above.
         let name = format!(
-            "n{}-{}",
+            "n{}x{}",
             std::process::id(),
             STARTED.fetch_add(1, Ordering::Relaxed)
         );
@@ -74,6 +85,7 @@ impl Node {
             .arg(directory.join("guard.sh"))
             .arg(&name)
             .arg(&directory)
+            .arg(if by_systemd() { "host" } else { "own" })
             .current_dir("/")
             .process_group(0)
             .stdin(Stdio::piped())
@@ -133,7 +145,12 @@ impl Node {
     /// A cgroup of the instance to give pods as their parent, as the kubelet gives one.
     #[must_use]
     pub fn cgroup_parent(&self) -> String {
-        format!("/{}/kubepods", self.0.instance)
+        let instance = &self.0.instance;
+        if by_systemd() {
+            format!("/{instance}.slice/{instance}-kubepods.slice")
+        } else {
+            format!("/{instance}/kubepods")
+        }
     }
 
     /// The pid of the node's first process, as the host counts.

@@ -13,6 +13,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ use coracle_sys::mount_attr::{Change, Depth, Flag};
 use coracle_sys::namespaces::{Namespace, Namespaces, unshare};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
+
+/// Whoever is attacked ends the attack by this file of the volume.
+const STOP: &str = "/report/stop";
 
 /// What is written into the program: enough to see, too little to break it.
 const MARK: &[u8] = b"written by a container";
@@ -46,13 +50,17 @@ fn say(words: &str) {
     let _ = report.and_then(|mut report| report.write_all(format!("{words}\n").as_bytes()));
 }
 
+fn goes_on(begin: Instant, time: Duration) -> bool {
+    begin.elapsed() < time && !Path::new(STOP).exists()
+}
+
 /// Each program that is seen is attacked by children of its own, while the search goes on.
 fn search(time: Duration) {
     let own = rustix::fs::stat("/").map(|stat| stat.st_dev).unwrap_or_default();
     let begin = Instant::now();
     let mut seen = BTreeSet::new();
     let mut children = Vec::new();
-    while begin.elapsed() < time {
+    while goes_on(begin, time) {
         let Ok(entries) = std::fs::read_dir("/proc") else {
             return;
         };
@@ -93,7 +101,7 @@ fn write(how: &str, time: Duration) {
         .unwrap_or_default();
     let begin = Instant::now();
     let mut errors = BTreeSet::new();
-    while begin.elapsed() < time {
+    while goes_on(begin, time) {
         let opened = OpenOptions::new().append(true).open("/proc/self/fd/0");
         match opened.and_then(|mut file| file.write_all(MARK)) {
             Ok(()) => return say(&format!("WROTE {how} {file}")),

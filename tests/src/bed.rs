@@ -57,7 +57,25 @@ impl Bed {
     /// # Errors
     /// As [`Bed::make`].
     pub async fn planned(plan: Plan) -> Result<Self> {
+        Self::in_node(Node::start()?, plan).await
+    }
+
+    /// A bed whose images, layers and records lie on a disk of their own, of so many bytes.
+    ///
+    /// # Errors
+    /// As [`Bed::make`].
+    pub async fn on_disk_of(bytes: u64, mut plan: Plan) -> Result<Self> {
+        // It is in memory, where no layer can be an image: whatever form all other nodes are told to take.
+        let form = ("CORACLE_IMAGE_SNAPSHOTTER".to_owned(), "auto".to_owned());
+        plan.daemon.environment.push(form);
         let node = Node::start()?;
+        let root = node.root().display().to_string();
+        let size = format!("mode=700,size={bytes}");
+        node.run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", &root])?;
+        Self::in_node(node, plan).await
+    }
+
+    async fn in_node(node: Node, plan: Plan) -> Result<Self> {
         if let Some(subnet) = plan.subnet {
             cni::bridge(&node, subnet)?;
         }

@@ -42,10 +42,13 @@ fn attacker_image() -> Result<Image> {
 fn attacker(name: &str, image: &str, seconds: &str) -> ContainerSpec {
     ContainerSpec::new(name, image, &["/attacker", seconds]).security(|security| {
         security.namespace_options.get_or_insert_default().pid = cri::NamespaceMode::Pod.into();
-        security.seccomp = Some(cri::SecurityProfile {
+        // Nothing but the runtime itself must be in its way.
+        let unconfined = cri::SecurityProfile {
             profile_type: cri::security_profile::ProfileType::Unconfined.into(),
             ..Default::default()
-        });
+        };
+        security.seccomp = Some(unconfined.clone());
+        security.apparmor = Some(unconfined);
     })
 }
 
@@ -71,7 +74,9 @@ async fn the_runtimes_program_cannot_be_written_from_a_container() -> Result<()>
     let pod = bed.runtime.run_pod(PodSpec::new("attack").shared_pids()).await?;
     let report = directory.path().join("report");
     std::fs::create_dir(&report)?;
-    pod.run(&attacker("attacker", &image, "12").bind(&report, "/report"))
+    // Longer than all below takes: it is told when to stop.
+    let seconds = wait::patient(Duration::from_secs(120)).as_secs().to_string();
+    pod.run(&attacker("attacker", &image, &seconds).bind(&report, "/report"))
         .await?;
     let victim = ContainerSpec::idle("victim", &image).security(|security| {
         security.namespace_options.get_or_insert_default().pid = cri::NamespaceMode::Pod.into();
@@ -101,6 +106,8 @@ async fn the_runtimes_program_cannot_be_written_from_a_container() -> Result<()>
             process.kill()?;
         }
     }
+    tokio::time::sleep(wait::patient(Duration::from_secs(1))).await;
+    std::fs::write(report.join("stop"), "")?;
     let said = wait::until("the end of the attack", Duration::from_secs(30), || {
         let said = std::fs::read_to_string(report.join("said")).unwrap_or_default();
         Ok(said.ends_with("done\n").then_some(said))
@@ -137,7 +144,7 @@ async fn run_in_pod(bed: &Bed, by: &[&str], program: &Path) -> Result<()> {
         .arg(program)
         .args(["demo-page", "--port", "18080"])
         .spawn()?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(wait::patient(Duration::from_millis(500))).await;
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", entered.id()))?;
     for pid in children
         .split_whitespace()
@@ -147,7 +154,7 @@ async fn run_in_pod(bed: &Bed, by: &[&str], program: &Path) -> Result<()> {
     }
     entered.wait()?;
     // For the attacker, who tries all the time.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(wait::patient(Duration::from_millis(500))).await;
     Ok(())
 }
 

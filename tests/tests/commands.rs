@@ -68,3 +68,86 @@ async fn a_pod_is_seen_and_handled_by_command() -> Result<()> {
     let _ = std::fs::remove_dir_all(pod.logs());
     bed.leave().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_filtered_and_names_lead_back_to_their_objects() -> Result<()> {
+    let bed = Bed::make().await?;
+    let path = program()?;
+    let path = path.to_str().context("the program's path is no text")?;
+    let coracle = |arguments: &[&str]| bed.node().run(path, arguments);
+    let (one, _) = bed.idle_pod("one").await?;
+    let (other, _) = bed.idle_pod("other").await?;
+    let names = coracle(&[
+        "pods",
+        "-o",
+        "name",
+        "--filter",
+        "name=o*",
+        "--filter",
+        "name!=one",
+    ])?;
+    assert_eq!(names.lines().count(), 1, "{names}");
+    holds(&coracle(&["inspect", names.trim()])?, &[other.id()]);
+    assert_eq!(
+        coracle(&["ps", "-o", "name", "--filter", "pod=one"])?
+            .lines()
+            .count(),
+        1
+    );
+    let yaml = coracle(&["pods", "-o", "yaml"])?;
+    holds(&yaml, &["  name: one\n", one.id()]);
+    for (arguments, status, word) in [
+        (&["inspect", "nothing-is-called-so"][..], 4, "next:"),
+        (&["pods", "--filter", "colour=red"], 2, "known keys"),
+        (&["--socket", "/run/none.sock", "ps"], 3, "coracle serve"),
+        (
+            &["--socket", "/run/none.sock", "exec", "one", "--", "true"],
+            125,
+            "no socket",
+        ),
+        (
+            &["run", "--name", "one", "--detach", &bed.busybox],
+            125,
+            "has this name",
+        ),
+    ] {
+        let output = bed.node().output(path, arguments)?;
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+        holds(&String::from_utf8_lossy(&output.stderr), &[word]);
+    }
+    coracle(&["rm", "pod/default/one", other.id()])?;
+    for pod in [one, other] {
+        let _ = std::fs::remove_dir_all(pod.logs());
+    }
+    bed.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_at_work_is_seen_by_command() -> Result<()> {
+    let bed = Bed::make().await?;
+    let path = program()?;
+    let path = path.to_str().context("the program's path is no text")?;
+    let coracle = |arguments: &[&str]| bed.node().run(path, arguments);
+    let (pod, container) = bed.idle_pod("at-work").await?;
+    holds(&coracle(&["top"])?, &["at-work", "CPU WAIT"]);
+    let top: serde_json::Value = serde_json::from_str(&coracle(&["top", "-o", "json", "at-work"])?)?;
+    assert_eq!(top[0]["id"], pod.id());
+    assert_eq!(top[1]["id"], container.id());
+    assert!(top[0]["memory_bytes"].as_u64() > Some(0), "{top}");
+    assert_eq!(coracle(&["ops", "-o", "json"])?.trim(), "[]");
+    let picture = coracle(&["explain", "at-work", "--svg"])?;
+    holds(
+        &picture,
+        &["<svg ", "<desc id=\"desc\">", "RunPodSandbox took", "</svg>"],
+    );
+    let doctor: serde_json::Value = serde_json::from_str(&coracle(&["doctor", "-o", "json"])?)?;
+    let found = doctor.as_array().context("a list")?;
+    let daemon = found
+        .iter()
+        .find(|finding| finding["name"] == "daemon")
+        .context("no daemon")?;
+    assert_eq!(daemon["state"], "ok");
+    coracle(&["rm", "at-work"])?;
+    let _ = std::fs::remove_dir_all(pod.logs());
+    bed.leave().await
+}

@@ -328,7 +328,7 @@ async fn shares_of_the_machine_are_set_in_the_cgroup() -> Result<()> {
     let groups = coracle_testkit::census::cgroup::of_instance(bed.node())?;
     let own: Vec<_> = groups
         .iter()
-        .filter(|group| group.ends_with(container.id()))
+        .filter(|group| coracle_testkit::census::cgroup::is_of(group, container.id()))
         .collect();
     assert!(
         !own.is_empty(),
@@ -359,6 +359,128 @@ async fn shares_of_the_machine_are_set_in_the_cgroup() -> Result<()> {
         .and_then(|resources| resources.linux)
         .unwrap_or_default();
     assert_eq!(resources.memory_limit_in_bytes, 64 << 20);
+    pod.remove().await?;
+    bed.leave().await
+}
+
+/// Whether this machine's kernel confines processes by AppArmor profiles.
+fn apparmor() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|on| on.starts_with('Y'))
+}
+
+/// Asks for a kind of AppArmor profile, and for what its absence would allow: mounts, the paths of the kernel.
+fn with_profile(spec: ContainerSpec, kind: cri::security_profile::ProfileType) -> ContainerSpec {
+    spec.security(|security| {
+        security.apparmor = Some(cri::SecurityProfile {
+            profile_type: kind.into(),
+            ..Default::default()
+        });
+        security.capabilities = Some(cri::Capability {
+            add_capabilities: vec!["SYS_ADMIN".into()],
+            ..Default::default()
+        });
+        security.masked_paths.clear();
+        security.readonly_paths.clear();
+    })
+}
+
+/// Where AppArmor is off, all of this must work as well: then nothing is forbidden.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_apparmor_profile_forbids_what_leads_out_and_nothing_else() -> Result<()> {
+    use cri::security_profile::ProfileType::{RuntimeDefault, Unconfined};
+    const LABEL: &str = "cat /proc/self/attr/current 2>/dev/null || echo none";
+    const OUT: &str = "mkdir -p /m; mount -t tmpfs tmpfs /m 2>/dev/null && echo mounted; \
+        echo x 2>/dev/null >/proc/sys/kernel/hostname && echo named; true";
+    const WORK: &str = "set -e; mkdir -p /w/d; cd /w; echo text >f; ln f g; ln -s f h; mv g d/; chmod 640 f; \
+        chown 1:1 f; mkfifo p; mknod null c 1 3; echo x >null; (echo hello >p) & cat p; cp /bin/busybox .; \
+        ./busybox sh -c 'echo own'; echo x >/dev/shm/x; httpd -f -p 127.0.0.1:8000 -h /w & s=$!; \
+        until wget -qO- http://127.0.0.1:8000/h 2>/dev/null; do sleep 0.1; done; kill $s; wait $s || true; \
+        sleep 1000 & ls -l /proc/$!/exe; kill $!; wait $! || echo killed; \
+        ps >/dev/null; rm -r /w; echo done";
+    let mut bed = Bed::make().await?;
+    let on = apparmor();
+    let own = if on {
+        "coracle-default (enforce)\n"
+    } else {
+        "none\n"
+    };
+    let free = if on { "unconfined\n" } else { "none\n" };
+
+    let pod = bed
+        .runtime
+        .run_pod(PodSpec::new("confined").shared_pids())
+        .await?;
+    let idle = |name: &str| {
+        ContainerSpec::idle(name, &bed.busybox).security(|security| {
+            security.namespace_options.get_or_insert_default().pid = cri::NamespaceMode::Pod.into();
+        })
+    };
+    let unasked = pod.run(&idle("unasked")).await?;
+    let asked = pod.run(&with_profile(idle("asked"), RuntimeDefault)).await?;
+    let freed = pod.run(&with_profile(idle("freed"), Unconfined)).await?;
+    let sh = async |container: &coracle_testkit::cri::Container, script: &str| {
+        let output = container.exec(&["sh", "-c", script]).await?;
+        anyhow::ensure!(output.code == 0, "{script}: {output:?}");
+        anyhow::Ok(output.stdout)
+    };
+    for (container, label) in [(&unasked, own), (&asked, own), (&freed, free)] {
+        assert_eq!(sh(container, LABEL).await?, label);
+    }
+    // The first process too, not only what is executed in the container later.
+    let first = pod
+        .run(&ContainerSpec::script("first", &bed.busybox, LABEL))
+        .await?;
+    first.exited().await?;
+    assert_eq!(first.log_lines()?[0].2, own.trim());
+    let all = "mounted\nnamed\n";
+    assert_eq!(sh(&asked, OUT).await?, if on { "" } else { all });
+    assert_eq!(sh(&freed, OUT).await?, all);
+    for container in [&unasked, &asked, &freed] {
+        let done = sh(container, WORK).await?;
+        holds(&done, &["hello\n", "own\n", "text\n", "killed\n", "done\n"]);
+    }
+    for container in [&asked, &freed] {
+        sh(container, "echo 100000 >/proc/sys/kernel/shmmax").await?;
+    }
+    // Processes of the profile reach each other, wherever they are.
+    let sleeper = sh(&asked, "sleep 54321 & echo $!").await?;
+    sh(&unasked, &format!("kill {sleeper}")).await?;
+
+    // A daemon that comes back puts the profile into the kernel again, over the one that is in use.
+    bed.daemon.kill9()?;
+    bed.daemon.start_again()?;
+    bed.reconnect().await?;
+    let (asked, freed) = (asked.through(&bed.runtime), freed.through(&bed.runtime));
+    assert_eq!(sh(&asked, LABEL).await?, own);
+    assert_eq!(sh(&asked, OUT).await?, if on { "" } else { all });
+    // The node's signals reach what is confined.
+    asked.stop(Duration::from_secs(20)).await?;
+    assert_eq!(asked.exited().await?.exit_code, 0, "ended by TERM, not by KILL");
+    freed.stop(Duration::ZERO).await?;
+    pod.through(&bed.runtime).remove().await?;
+
+    // A node may have none, and a name that nobody loaded is refused.
+    bed.node().write(
+        "/etc/coracle/config.toml",
+        "[container]\napparmor_profile = \"\"\n",
+    )?;
+    bed.daemon.kill9()?;
+    bed.daemon.start_again()?;
+    bed.reconnect().await?;
+    assert_eq!(bed.script(LABEL).await?, (0, free.trim().to_owned()));
+    let missing = ContainerSpec::idle("missing", &bed.busybox).security(|security| {
+        security.apparmor = Some(cri::SecurityProfile {
+            profile_type: cri::security_profile::ProfileType::Localhost.into(),
+            localhost_ref: "no-such-profile".to_owned(),
+        });
+    });
+    let pod = bed.runtime.run_pod(PodSpec::new("missing")).await?;
+    let codes = [Code::InvalidArgument, Code::FailedPrecondition];
+    let answer = pod.run(&missing).await;
+    holds(
+        &refused("a profile that is not loaded", answer.map(|_| ()), &codes),
+        &["no-such-profile"],
+    );
     pod.remove().await?;
     bed.leave().await
 }

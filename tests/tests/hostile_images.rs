@@ -202,7 +202,7 @@ async fn images_cannot_bend_the_mounts_of_a_container() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn users_of_images_are_checked_and_their_files_are_bounded() -> Result<()> {
+async fn cve_2024_40635_users_of_images_are_checked() -> Result<()> {
     let bed = Bed::make().await?;
     let base = busybox_root()?.build();
     for (number, user) in [
@@ -237,12 +237,20 @@ async fn users_of_images_are_checked_and_their_files_are_bounded() -> Result<()>
         }
         bed.runtime.remove_image(&reference).await?;
     }
+    bed.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2025_4437_and_2026_47262_files_of_users_are_bounded() -> Result<()> {
+    let bed = Bed::make().await?;
+    let base = busybox_root()?.build();
     let before = rss(&bed.daemon.proc()?)?;
     let kinds = [
         ("fifo", EntryKind::Fifo),
         ("link to a device", EntryKind::Symlink("/dev/zero".into())),
         ("device", EntryKind::Device { major: 1, minor: 5 }),
         ("large", EntryKind::File(vec![b'x'; 64 << 20])),
+        ("directory", EntryKind::Directory),
     ];
     for (number, (name, kind)) in kinds.into_iter().enumerate() {
         let passwd = Layer::new().entry(Entry::new("etc/passwd", 0o644, kind));
@@ -262,11 +270,192 @@ async fn users_of_images_are_checked_and_their_files_are_bounded() -> Result<()>
         assert!(answer.is_err(), "{name}: ran as {answer:?}");
         bed.runtime.remove_image(&reference).await?;
     }
+    // Ten gigabytes that take no space: longer than any file of users may be.
+    let image = ImageBuilder::new()
+        .layer(base, Compression::Gzip)
+        .layer(sparse_passwd(10 << 30)?, Compression::Gzip)
+        .env("PATH=/bin")
+        .user("www-data")
+        .build();
+    let reference = bed.pull(&image, "passwd-sparse").await?;
+    let spec = ContainerSpec::script("user", &reference, "id -u");
+    let answer = tokio::time::timeout(Duration::from_secs(20), bed.to_its_end(&spec)).await;
+    assert!(answer.context("sparse: it hangs")?.is_err(), "sparse: it ran");
+    bed.runtime.remove_image(&reference).await?;
     let after = rss(&bed.daemon.proc()?)?;
     assert!(
         after < before + (32 << 20),
         "the daemon grew from {before} to {after} bytes"
     );
+    bed.leave().await
+}
+
+/// An archive of `/etc/passwd` with so many bytes, all of them a hole (GNU's sparse format 1.0).
+fn sparse_passwd(size: u64) -> Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let size = size.to_string();
+    archive.append_pax_extensions([
+        ("GNU.sparse.major", &b"1"[..]),
+        ("GNU.sparse.minor", &b"0"[..]),
+        ("GNU.sparse.name", &b"etc/passwd"[..]),
+        ("GNU.sparse.realsize", size.as_bytes()),
+    ])?;
+    let mut map = b"0\n".to_vec();
+    map.resize(512, 0);
+    let mut header = tar::Header::new_ustar();
+    header.set_path("etc/passwd")?;
+    header.set_mode(0o644);
+    header.set_size(512);
+    header.set_cksum();
+    archive.append(&header, map.as_slice())?;
+    Ok(archive.into_inner()?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2022_23648_volumes_of_images_do_not_lead_out() -> Result<()> {
+    let bed = Bed::make().await?;
+    let canary = Canary::new(&bed)?;
+    let outside = canary.directory.display().to_string();
+    let up = "../".repeat(12);
+    for (number, (volume, link)) in [
+        (format!("/{up}{outside}"), None),
+        (outside.clone(), None),
+        ("/linked".to_owned(), Some(outside.clone())),
+        ("/linked".to_owned(), Some(format!("{up}{outside}"))),
+        ("/linked/sub".to_owned(), Some(outside.clone())),
+        ("/".to_owned(), None),
+        ("..".to_owned(), None),
+        (String::new(), None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut layer = busybox_root()?;
+        if let Some(target) = &link {
+            layer = layer.symlink("/linked", target);
+        }
+        let image = ImageBuilder::new()
+            .layer(layer.build(), Compression::Gzip)
+            .env("PATH=/bin")
+            .volume(&volume)
+            .build();
+        let reference = bed.push(&image, &format!("volume-{number}"), "1").await?;
+        if bed.runtime.pull(&reference).await.is_err() {
+            continue;
+        }
+        // What the container sees there is its own: the host's file is not in it, and what it writes
+        // stays inside.
+        let place = if volume.starts_with('/') {
+            volume.as_str()
+        } else {
+            "/"
+        };
+        let script = format!("echo mine > {place}/file; cat {place}/file; ls {place}/sub");
+        if let Ok((_, text)) = bed
+            .to_its_end(&ContainerSpec::script("volume", &reference, &script))
+            .await
+        {
+            assert!(!text.contains("untouched"), "{volume}: {text}");
+        }
+        canary.assert_untouched(&volume)?;
+        bed.runtime.remove_image(&reference).await?;
+    }
+    bed.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2026_53488_labels_of_images_control_nothing() -> Result<()> {
+    let bed = Bed::make().await?;
+    let labels = [
+        ("io.kubernetes.cri.container-type", "sandbox"),
+        (
+            "io.kubernetes.cri.sandbox-id",
+            "0000000000000000000000000000000000000000000000000000000000000000",
+        ),
+        ("io.kubernetes.pod.name", "another"),
+        ("io.kubernetes.pod.namespace", "kube-system"),
+        ("io.cri-containerd.pinned", "pinned"),
+        ("io.cri-containerd.image", "managed"),
+        ("containerd.io/gc.root", "1"),
+        ("run.oci.keep_original_groups", "1"),
+        ("org.opencontainers.image.ref.name", "registry.test/busybox:1"),
+        ("coracle.pinned", "true"),
+    ];
+    let labels: serde_json::Map<_, _> = labels
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).into()))
+        .collect();
+    let image = ImageBuilder::new()
+        .layer(busybox_root()?.build(), Compression::Gzip)
+        .env("PATH=/bin")
+        .setting("Labels", serde_json::Value::Object(labels))
+        .build();
+    let reference = bed.pull(&image, "labels").await?;
+    let shown = bed.runtime.image(&reference).await?.context("it was pulled")?;
+    assert!(!shown.pinned, "{shown:?}");
+    assert_eq!(shown.repo_tags, std::slice::from_ref(&reference));
+    let busybox = bed.runtime.image(&bed.busybox).await?.context("busybox")?;
+    assert_ne!(busybox.id, shown.id, "a label took another image's name");
+
+    let (pod, container) = {
+        let pod = bed
+            .runtime
+            .run_pod(coracle_testkit::cri::PodSpec::new("labels"))
+            .await?;
+        let container = pod.run(&ContainerSpec::idle("labels", &reference)).await?;
+        (pod, container)
+    };
+    let listed = bed.runtime.list_containers().await?;
+    let listed = listed
+        .iter()
+        .find(|listed| listed.id == container.id())
+        .context("it runs")?;
+    assert_eq!(listed.pod_sandbox_id, pod.id());
+    assert!(
+        listed.labels.is_empty() && listed.annotations.is_empty(),
+        "{listed:?}"
+    );
+    let pods = bed.runtime.list_pods().await?;
+    assert_eq!(pods.len(), 1, "{pods:?}");
+    pod.remove().await?;
+    // Nothing pins it: it can go.
+    bed.runtime.remove_image(&reference).await?;
+    assert_eq!(bed.runtime.image(&reference).await?, None);
+    bed.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2026_24054_an_image_without_layers_gets_nothing_of_the_host() -> Result<()> {
+    let bed = Bed::make().await?;
+    let empty = ImageBuilder::new().cmd(&["/bin/sh", "-c", "ls /"]).build();
+    let nothing = ImageBuilder::new()
+        .layer(Layer::new().build(), Compression::Gzip)
+        .layer(Layer::new().build(), Compression::Zstd)
+        .cmd(&["/bin/sh", "-c", "ls /"])
+        .build();
+    for (name, image) in [("no-layers", empty), ("empty-layers", nothing)] {
+        let reference = bed.pull(&image, name).await?;
+        // Its root is empty: there is no shell in it, not even the host's.
+        let spec = ContainerSpec::new(name, &reference, &[]);
+        let answer = bed.to_its_end(&spec).await;
+        assert!(answer.is_err(), "{name}: something ran: {answer:?}");
+        bed.runtime.remove_image(&reference).await?;
+    }
+    // Fewer and more layers than the configuration says.
+    let registry = coracle_testkit::registry::FaultyRegistry::start(bed.node().listen(0)?)?;
+    coracle_testkit::registry::mirror(bed.node(), "lies.test", &registry.authority())?;
+    let one = ImageBuilder::new()
+        .layer(Layer::new().file("/x", 0o644, "x").build(), Compression::Gzip)
+        .build();
+    let blobs = one.blobs();
+    let fewer = Image::new(Vec::new(), blobs[1].clone());
+    let more = Image::new(vec![blobs[0].clone(), blobs[0].clone()], blobs[1].clone());
+    for (name, image) in [("fewer", fewer), ("more", more)] {
+        registry.add(&image, name, "1");
+        let answer = bed.runtime.pull(&format!("lies.test/{name}:1")).await;
+        refused(name, answer, &[Code::InvalidArgument]);
+    }
+    drop(registry);
     bed.leave().await
 }
 

@@ -1,15 +1,21 @@
 //! Images from registries: whole, broken, guarded; what arrives is what was sent. Needs root.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use coracle_proto::cri;
+use coracle_testkit::cri::{ContainerSpec, PodSpec};
 use coracle_testkit::image::debian::busybox_root;
 use coracle_testkit::image::{Compression, Entry, EntryKind, Image, ImageBuilder, Layer};
+use coracle_testkit::node::DaemonOptions;
 use coracle_testkit::registry::{Access, FaultyRegistry, Login, PASSWORD, Trouble, USER, mirror};
-use coracle_tests::Bed;
+use coracle_testkit::wait;
 use coracle_tests::bed::HOST;
 use coracle_tests::checks::{holds, refused};
+use coracle_tests::{Bed, Plan};
 use tonic::Code;
 
 /// Where the registry with faults is said to be.
@@ -113,7 +119,7 @@ async fn layers_of_all_kinds_make_the_tree_that_was_sent() -> Result<()> {
     let script = "cd /; ls kept hidden; stat -c '%n %a %u:%g' kept/a kept/owned kept/other-name tmp; \
                   test kept/owned -ef kept/other-name && echo one; cat replaced/by-file; echo; \
                   readlink kept/link; cat kept/far-link";
-    let spec = coracle_testkit::cri::ContainerSpec::script("tree", &reference, script);
+    let spec = ContainerSpec::script("tree", &reference, script);
     let (code, text) = bed.to_its_end(&spec).await?;
     assert_eq!(
         text,
@@ -123,6 +129,162 @@ async fn layers_of_all_kinds_make_the_tree_that_was_sent() -> Result<()> {
     );
     assert_eq!(code, 0);
     bed.runtime.remove_image(&reference).await?;
+    bed.leave().await
+}
+
+/// How many layers of the node are one file each.
+fn image_layers(bed: &Bed) -> Result<usize> {
+    let layers = std::fs::read_dir(bed.node().root().join("layers"))?;
+    Ok(layers
+        .flatten()
+        .filter(|layer| layer.path().join("layer.erofs").exists())
+        .count())
+}
+
+/// A daemon that makes new layers of this form.
+fn of_form(form: &str) -> Plan {
+    let choice = ("CORACLE_IMAGE_SNAPSHOTTER".to_owned(), form.to_owned());
+    Plan {
+        daemon: DaemonOptions {
+            environment: vec![choice],
+            ..DaemonOptions::default()
+        },
+        subnet: Some("10.90.0.0/16"),
+    }
+}
+
+fn layers_of(bed: &Bed) -> Result<BTreeSet<PathBuf>> {
+    let layers = std::fs::read_dir(bed.node().root().join("layers"))?;
+    Ok(layers.flatten().map(|layer| layer.path()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_damaged_by_hand_is_found_at_the_start_and_just_its_image_is_pulled_again() -> Result<()> {
+    for form in ["auto", "overlay"] {
+        let mut bed = Bed::planned(of_form(form)).await?;
+        let sound = bed.pull(&small("sound"), "sound").await?;
+        let before = layers_of(&bed)?;
+        let layer = busybox_root()?.file("/data/file", 0o644, "whole".repeat(2000));
+        let image = ImageBuilder::new()
+            .layer(layer.build(), Compression::Gzip)
+            .env("PATH=/bin")
+            .build();
+        let hurt = bed.pull(&image, "hurt").await?;
+        let layer = layers_of(&bed)?
+            .difference(&before)
+            .next()
+            .cloned()
+            .context("a layer")?;
+        let (pod, running) = {
+            let pod = bed.runtime.run_pod(PodSpec::new("running")).await?;
+            let running = pod.run(&ContainerSpec::idle("running", &hurt)).await?;
+            (pod, running)
+        };
+
+        bed.daemon.terminate()?;
+        let file = layer.join("layer.erofs");
+        if file.exists() {
+            let content = std::fs::read(&file)?;
+            let at = content.windows(10).position(|some| some == b"wholewhole");
+            let file = std::fs::File::options().write(true).open(&file)?;
+            file.write_all_at(b"x", at.context("the file's content")? as u64)?;
+        } else {
+            std::fs::remove_file(layer.join("fs/data/file"))?;
+        }
+        bed.daemon.start_again()?;
+        bed.reconnect().await?;
+        let gone = || async { Ok(bed.runtime.image(&hurt).await?.is_none().then_some(())) };
+        wait::until_async("the damage to be found", Duration::from_secs(20), gone).await?;
+        for kept in [&sound, &bed.busybox] {
+            assert!(bed.runtime.image(kept).await?.is_some(), "{form}: {kept}");
+        }
+        // What runs goes on, and what is pulled again is whole.
+        let (pod, running) = (pod.through(&bed.runtime), running.through(&bed.runtime));
+        assert_eq!(running.exec(&["true"]).await?.code, 0, "{form}");
+        bed.runtime.pull(&hurt).await?;
+        let script = ContainerSpec::script("whole", &hurt, "/bin/busybox wc -c /data/file");
+        assert_eq!(
+            bed.to_its_end(&script).await?,
+            (0, "10000 /data/file".to_owned()),
+            "{form}"
+        );
+        assert_eq!(running.exec(&["true"]).await?.code, 0, "{form}");
+        pod.remove().await?;
+        for image in [&hurt, &sound] {
+            bed.runtime.remove_image(image).await?;
+        }
+        let staging = std::fs::read_dir(bed.node().root().join("staging"))?;
+        assert_eq!(
+            staging.count(),
+            0,
+            "{form}: something of the damaged layer is left"
+        );
+        bed.leave().await?;
+    }
+    Ok(())
+}
+
+/// Whether this kernel mounts EROFS from files (Linux 6.12, where it has EROFS).
+fn has_images() -> Result<bool> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let numbers: Vec<u32> = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok())
+        .collect();
+    let there = std::fs::read_to_string("/proc/filesystems")?.contains("erofs");
+    Ok(there && numbers >= vec![6, 12])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_of_both_forms_lie_in_one_stack_and_go_with_their_image() -> Result<()> {
+    // A node that was set up before layers were images, and is upgraded.
+    let mut bed = Bed::planned(of_form("overlay")).await?;
+    let before = image_layers(&bed)?;
+    assert_eq!(before, 0);
+    bed.daemon.options().environment = of_form("auto").daemon.environment;
+    bed.daemon.terminate()?;
+    bed.daemon.start_again()?;
+    bed.reconnect().await?;
+    // The lower layer is the busybox image's, which is here already.
+    let upper = Layer::new()
+        .file("/forms/mark", 0o644, "x".repeat(9000))
+        .file("/forms/gone", 0o600, "y");
+    let image = ImageBuilder::new()
+        .layer(busybox_root()?.build(), Compression::Gzip)
+        .layer(upper.build(), Compression::Gzip)
+        .env("PATH=/bin")
+        .build();
+    let reference = bed.pull(&image, "forms").await?;
+    let after = image_layers(&bed)?;
+    assert_eq!(
+        after > before,
+        has_images()?,
+        "{before} and {after} layers are files"
+    );
+    // All files have one device number, whatever their layers are.
+    let script = "cd /forms; stat -c %d / /bin/busybox mark | sort -u | wc -l; wc -c < mark; \
+                  echo new > mark; cat mark; rm gone; ls";
+    let spec = |name| ContainerSpec::script(name, &reference, script);
+    let pod = bed.runtime.run_pod(PodSpec::new("forms")).await?;
+    // The second container sees the image as it is, and shares its mount with the first.
+    for name in ["first", "second"] {
+        let container = pod.run(&spec(name)).await?;
+        assert_eq!(container.exited().await?.exit_code, 0);
+        let lines = container.log_lines()?;
+        let text: Vec<&str> = lines.iter().map(|(_, _, text)| text.as_str()).collect();
+        assert_eq!(text, ["1", "9000", "new", "mark"]);
+        container.remove().await?;
+    }
+    // A daemon that was killed left its mounts: the next one finds them, and removal takes them away.
+    bed.daemon.kill9()?;
+    bed.daemon.start_again()?;
+    bed.reconnect().await?;
+    let pod = pod.through(&bed.runtime);
+    let container = pod.run(&spec("third")).await?;
+    assert_eq!(container.exited().await?.exit_code, 0);
+    pod.remove().await?;
+    bed.runtime.remove_image(&reference).await?;
+    assert_eq!(image_layers(&bed)?, before);
     bed.leave().await
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use coracle_proto::cri;
 use coracle_testkit::cri::{ContainerSpec, PodSpec};
+use coracle_testkit::node::by_systemd;
 use coracle_tests::Bed;
 use coracle_tests::checks::{holds, refused};
 use tonic::Code;
@@ -32,10 +33,12 @@ async fn the_daemon_says_who_it_is_and_what_it_cannot_do_yet() -> Result<()> {
         .runtime_config(cri::RuntimeConfigRequest {})
         .await?
         .into_inner();
-    assert_eq!(
-        config.linux.unwrap_or_default().cgroup_driver(),
+    let driver = if by_systemd() {
+        cri::CgroupDriver::Systemd
+    } else {
         cri::CgroupDriver::Cgroupfs
-    );
+    };
+    assert_eq!(config.linux.unwrap_or_default().cgroup_driver(), driver);
     let status = runtime
         .status(cri::StatusRequest { verbose: true })
         .await?

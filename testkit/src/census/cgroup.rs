@@ -38,6 +38,13 @@ pub fn of_instance(node: &Node) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Whether a cgroup is the one of this container or pod, whoever made it.
+#[must_use]
+pub fn is_of(group: &Path, id: &str) -> bool {
+    let name = group.file_name().unwrap_or_default().to_string_lossy();
+    name == id || name == format!("cri-containerd-{id}.scope")
+}
+
 fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
     // A cgroup that goes while it is looked at is gone: no error.
     let Ok(entries) = std::fs::read_dir(directory) else {

@@ -1,17 +1,24 @@
-//! Mounts, and the files that the daemon keeps on tmpfs and beside its writable layers.
+//! Mounts but those of layers, and the files that the daemon keeps on tmpfs and beside its writable layers.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::Census;
-use crate::node::Node;
+use crate::node::{Node, by_systemd};
+
+/// What a node shares with the machine, and so with all its other nodes.
+const SHARED: [&str; 2] = ["/run/systemd", "/run/dbus"];
 
 pub(super) fn collect(node: &Node, census: &mut Census) -> Result<()> {
     mounts(node, census)?;
     // /run is the node's own tmpfs: sockets, pins, locks and ledgers lie nowhere else.
     walk(&node.path("/run"), Path::new("/run"), "state files", census);
-    let writable = node.root().join("writable");
+    if by_systemd() {
+        units(node, census);
+    }
+    // Its root may be a mount of its own.
+    let writable = node.path(node.root().join("writable"));
     walk(&writable, Path::new("writable"), "writable layers", census);
     // Reserved addresses (the CNI host-local plugin's place) outlive a reboot, so a leak here is for good.
     let addresses = node.path("/var/lib/cni/networks");
@@ -35,9 +42,30 @@ fn mounts(node: &Node, census: &mut Census) -> Result<()> {
         ) else {
             continue;
         };
-        census.add("mounts", format!("{target} {kind}"));
+        // A layer's mount lives as long as the layer, and images that a test pulled are no leak.
+        if !(kind == "erofs" && target.contains("/layers/")) {
+            census.add("mounts", format!("{target} {kind}"));
+        }
     }
     Ok(())
+}
+
+/// Units that systemd keeps for the node's daemon: named by the instance, or in a slice of it.
+fn units(node: &Node, census: &mut Census) {
+    let of_instance = |text: &str| {
+        let rest = text.strip_prefix(node.instance().as_str());
+        rest.is_some_and(|rest| rest.starts_with(['-', '.']))
+    };
+    let entries = std::fs::read_dir(node.path(SHARED[0]).join("transient"));
+    for entry in entries.into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // One that goes while it is looked at is gone.
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let mut slices = text.lines().filter_map(|line| line.strip_prefix("Slice="));
+        if of_instance(&name) || slices.any(of_instance) {
+            census.add("units", name);
+        }
+    }
 }
 
 /// Every path below, without following links; two levels are enough of a writable layer.
@@ -48,6 +76,9 @@ fn walk(directory: &Path, shown: &Path, section: &'static str, census: &mut Cens
     for entry in entries.flatten() {
         let name = entry.file_name();
         let shown = shown.join(&name);
+        if SHARED.iter().any(|shared| shown == Path::new(shared)) {
+            continue;
+        }
         // host-local remembers the last address it gave; a pod's going does not change that back.
         // Compiled seccomp profiles are the node's own, one a profile, shared by all its shims.
         let remembered = name.to_string_lossy().starts_with("last_reserved_ip")

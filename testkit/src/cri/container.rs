@@ -108,6 +108,19 @@ impl ContainerSpec {
         self.with(|config| config.mounts.push(mount))
     }
 
+    /// Mounts an image as the kubelet asks for it: the whole, or what lies at `sub_path` when that is not empty.
+    #[must_use]
+    pub fn image_volume(self, image: &str, container: &str, sub_path: &str) -> Self {
+        let mount = cri::Mount {
+            container_path: container.to_owned(),
+            readonly: true,
+            image: Some(image_spec(image)),
+            image_sub_path: sub_path.to_owned(),
+            ..Default::default()
+        };
+        self.with(|config| config.mounts.push(mount))
+    }
+
     /// Changes what guards the container, and what it may.
     #[must_use]
     pub fn security(self, change: impl FnOnce(&mut cri::LinuxContainerSecurityContext)) -> Self {
@@ -253,12 +266,13 @@ impl Container {
             .ok_or_else(|| Status::not_found("the answer holds no status"))
     }
 
-    /// Runs a command in it, for at most 10 s.
+    /// Runs a command in it, for at most 10 s (see [`wait::patient`]).
     ///
     /// # Errors
     /// What the runtime answers; an exit code other than 0 is none.
     pub async fn exec(&self, command: &[&str]) -> Result<Output, Status> {
-        self.exec_for(command, Duration::from_secs(10)).await
+        self.exec_for(command, wait::patient(Duration::from_secs(10)))
+            .await
     }
 
     /// As [`Container::exec`], for at most `limit` (whole seconds; zero is for ever).

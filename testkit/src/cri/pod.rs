@@ -78,6 +78,25 @@ impl PodSpec {
         self.with(|config| config.port_mappings.push(mapping))
     }
 
+    /// A user namespace of the pod's own: its ids from 0 on are those of the node from `host_id` on.
+    #[must_use]
+    pub fn user_namespace(self, host_id: u32) -> Self {
+        let mapping = || {
+            vec![cri::IdMapping {
+                host_id,
+                container_id: 0,
+                length: 65536,
+            }]
+        };
+        self.namespaces(|options| {
+            options.userns_options = Some(cri::UserNamespace {
+                mode: cri::NamespaceMode::Pod.into(),
+                uids: mapping(),
+                gids: mapping(),
+            });
+        })
+    }
+
     /// Changes the namespaces.
     #[must_use]
     pub fn namespaces(self, change: impl FnOnce(&mut cri::NamespaceOption)) -> Self {

@@ -146,7 +146,10 @@ fn tools_root() -> Result<Layer> {
 }
 
 /// nginx as the upstream image is: master process as PID 1, pid file where tests look for it.
-fn nginx(port: u16) -> Result<Image> {
+///
+/// # Errors
+/// When Debian's package nginx-light or busybox is not installed.
+pub fn nginx(port: u16) -> Result<Image> {
     let config = format!(
         "user www-data;\nworker_processes 1;\npid /var/run/nginx.pid;\nerror_log /dev/stderr;\n\
          events {{ worker_connections 64; }}\n\

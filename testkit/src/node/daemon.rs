@@ -2,15 +2,20 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::Node;
 use super::process::{Process, Role};
 use super::service::Service;
+use crate::wait;
 
 /// Names the program under test; `make test` sets it to the release build.
 pub const PROGRAM_VARIABLE: &str = "CORACLE_PROGRAM";
+
+/// Long enough for a slow machine.
+const END: Duration = Duration::from_secs(30);
 
 /// How the daemon is started.
 #[derive(Debug, Clone)]
@@ -67,11 +72,13 @@ impl Daemon {
         command.arg("--state").arg(node.state());
         command.arg("--socket").arg(node.socket());
         command.args(["--instance", node.instance().as_str()]);
+        if super::by_systemd() {
+            command.args(["--cgroup-driver", "systemd"]);
+        }
         command.args(["--cni-conf-dir", "/etc/cni/net.d"]);
         for directory in &self.options.cni_bin_dirs {
             command.arg("--cni-bin-dir").arg(directory);
         }
-        command.args(["--registry-config-dir", "/etc/containerd/certs.d"]);
         command.args(&self.options.arguments);
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         let socket = node.path(node.socket());
@@ -116,6 +123,19 @@ impl Daemon {
         Ok(())
     }
 
+    /// Waits until it has died by itself.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn died(&mut self) -> Result<()> {
+        let service = self.service()?;
+        wait::until("the daemon to die", END, || {
+            Ok((!service.is_running()?).then_some(()))
+        })?;
+        self.service = None;
+        Ok(())
+    }
+
     /// Ends it with SIGTERM; fails when it does not leave with 0.
     ///
     /// # Errors
@@ -139,6 +159,11 @@ impl Daemon {
         }
         self.service = Some(self.launch()?);
         Ok(())
+    }
+
+    /// What it is started with from the next start on.
+    pub fn options(&mut self) -> &mut DaemonOptions {
+        &mut self.options
     }
 
     /// The end of its log.

@@ -52,6 +52,14 @@ impl Process {
         }
     }
 
+    /// Stops it by SIGSTOP: it lives and does nothing.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn suspend(&self) -> Result<()> {
+        signal(&self.directory, Signal::STOP)
+    }
+
     /// Sends SIGKILL; a process that is gone already is no error.
     ///
     /// # Errors
@@ -78,6 +86,12 @@ pub(super) fn of_node(node: &Node) -> Result<Vec<Process>> {
     let proc = node.path("/proc");
     let entries =
         std::fs::read_dir(&proc).with_context(|| format!("cannot read the node's {}", proc.display()))?;
+    let shared = super::by_systemd();
+    let first = if shared { node.init() } else { 1 };
+    // In a shared PID namespace it is seen who made the node: with it the node would go.
+    let holder = read(first, proc.join(first.to_string()))
+        .map(|first| first.parent)
+        .filter(|_| shared);
     let mut found = Vec::new();
     for entry in entries {
         let name = entry?.file_name();
@@ -85,7 +99,9 @@ pub(super) fn of_node(node: &Node) -> Result<Vec<Process>> {
             continue;
         };
         // The first process is the node itself. One that leaves while it is looked at is no more.
-        if pid != 1
+        if pid != first
+            && Some(pid) != holder
+            && (!shared || is_of(node, &proc.join(&name)))
             && let Some(process) = read(pid, proc.join(name))
         {
             found.push(process);
@@ -93,6 +109,15 @@ pub(super) fn of_node(node: &Node) -> Result<Vec<Process>> {
     }
     found.sort_by_key(|process| process.pid);
     Ok(found)
+}
+
+/// Whether a process of a shared PID namespace is the node's: it has the node's mounts, or lives in its cgroups.
+fn is_of(node: &Node, directory: &Path) -> bool {
+    let mounts = |directory: &Path| std::fs::read_link(directory.join("ns/mnt")).ok();
+    let own = mounts(directory);
+    let cgroups = std::fs::read_to_string(directory.join("cgroup")).unwrap_or_default();
+    own.is_some() && own == mounts(&PathBuf::from(format!("/proc/{}", node.init())))
+        || cgroups.contains(&format!("/{}.slice/", node.instance()))
 }
 
 fn read(pid: u32, directory: PathBuf) -> Option<Process> {

@@ -57,17 +57,16 @@ fn root_a_node_is_private_and_leaves_nothing() {
 }
 
 fn host_pid_of(name: &str, node: &Node) -> u32 {
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", node.init())).unwrap();
-    children
-        .split_whitespace()
-        .map(|pid| pid.parse::<u32>().unwrap())
-        .find(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm"))
-                .unwrap()
-                .trim()
-                == name
-        })
-        .unwrap()
+    let children = format!("/proc/{0}/task/{0}/children", node.init());
+    // It bears the name of the program before it until it is executed.
+    crate::wait::until("a process of that name", Duration::from_secs(30), || {
+        let children = std::fs::read_to_string(&children)?;
+        let pids = children.split_whitespace().map(str::parse::<u32>);
+        Ok(pids.flatten().find(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+        }))
+    })
+    .unwrap()
 }
 
 #[test]

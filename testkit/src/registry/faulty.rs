@@ -33,10 +33,20 @@ pub enum Trouble {
     Slow(usize),
     /// The connection ends after this many bytes of the body, though more were promised.
     Cut(usize),
+    /// The connection ends at this byte of the whole, from wherever a part of it was asked for.
+    End(usize),
     /// One byte of the body is another one; length and headers are right.
     Corrupt,
     /// The connection stays open and nothing ever comes.
     Silent,
+    /// The connection stays open and nothing more comes after this many bytes of the body.
+    Stall(usize),
+    /// The whole, with status 200, though a part was asked for.
+    Whole,
+    /// Status 429, and the request to come back after this many seconds.
+    Busy(u32),
+    /// Status 401 and the way to a token, whatever token was shown.
+    Challenge,
     /// Another place is named, with status 307.
     Redirect(String),
     /// This body and type instead of the right ones, with status 200.
@@ -220,6 +230,11 @@ impl Drop for FaultyRegistry {
     }
 }
 
+/// The way to a token (RFC 6750, section 3).
+fn challenge(authority: &str) -> String {
+    format!("Bearer realm=\"http://{authority}/token\",service=\"testkit\"")
+}
+
 /// A panic of a test elsewhere does not make what is counted here wrong.
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -243,7 +258,7 @@ async fn respond(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result
         authorization: text(AUTHORIZATION),
         range: text(RANGE),
     };
-    let (right, trouble) = {
+    let (right, trouble, authority) = {
         let mut state = lock(&state);
         state.asked.push(asked.clone());
         let trouble = state
@@ -256,9 +271,17 @@ async fn respond(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result
             }
             fault.trouble.clone()
         });
-        (answer::right(&state, &asked), trouble)
+        let trouble = trouble.map(|trouble| match trouble {
+            Trouble::End(at) => Trouble::Cut(at.saturating_sub(answer::begin(&asked))),
+            other => other,
+        });
+        let known = match trouble {
+            Some(Trouble::Whole) => Asked { range: None, ..asked },
+            _ => asked,
+        };
+        (answer::right(&state, &known), trouble, state.authority.clone())
     };
-    Ok(answer::troubled(right, trouble).await)
+    Ok(answer::troubled(right, trouble, &authority).await)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use tokio_stream::{Stream, StreamExt};
 
-use super::{Asked, Login, State, Trouble};
+use super::{Asked, Login, State, Trouble, challenge};
 use crate::registry::{PASSWORD, USER};
 
 /// The body of an answer: whole, in pieces, or ending in an error, which closes the connection.
@@ -76,10 +76,7 @@ fn content(state: &State, asked: &Asked) -> Answer {
         ),
         Login::Bearer => (
             given == Some(&format!("Bearer {TOKEN}")),
-            format!(
-                "Bearer realm=\"http://{}/token\",service=\"testkit\"",
-                state.authority
-            ),
+            challenge(&state.authority),
         ),
     };
     if !allowed {
@@ -109,18 +106,18 @@ fn content(state: &State, asked: &Asked) -> Answer {
     Answer::new(StatusCode::OK, "{}").header(CONTENT_TYPE, "application/json")
 }
 
+/// Where what is asked for begins.
+pub(super) fn begin(asked: &Asked) -> usize {
+    asked.range.as_deref().and_then(first_byte).unwrap_or_default()
+}
+
+fn first_byte(range: &str) -> Option<usize> {
+    range.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
+}
+
 /// Whole, or from where `bytes=N-` asks to go on.
 fn blob(content: &Bytes, range: Option<&str>) -> Answer {
-    let from = range
-        .and_then(|range| {
-            range
-                .strip_prefix("bytes=")?
-                .split('-')
-                .next()?
-                .parse::<usize>()
-                .ok()
-        })
-        .filter(|from| *from < content.len());
+    let from = range.and_then(first_byte).filter(|from| *from < content.len());
     let answer = match from {
         Some(from) => Answer::new(StatusCode::PARTIAL_CONTENT, content.slice(from..)).header(
             CONTENT_RANGE,
@@ -131,24 +128,42 @@ fn blob(content: &Bytes, range: Option<&str>) -> Answer {
     answer.header(CONTENT_TYPE, "application/octet-stream")
 }
 
-pub(super) async fn troubled(mut answer: Answer, trouble: Option<Trouble>) -> Response<Body> {
+/// The answer with a trouble; `authority` is the registry's own.
+pub(super) async fn troubled(
+    mut answer: Answer,
+    trouble: Option<Trouble>,
+    authority: &str,
+) -> Response<Body> {
+    let head_only = answer.head_only;
+    let refusal = |status| Answer {
+        head_only,
+        ..Answer::refusal(status, "TROUBLE")
+    };
     match trouble {
-        None => send(answer, whole),
+        None | Some(Trouble::Whole) => send(answer, whole),
         Some(Trouble::Status(code)) => {
             let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let mut refusal = Answer::refusal(status, "TROUBLE");
-            refusal.head_only = answer.head_only;
+            let mut refusal = refusal(status);
             if status == StatusCode::TOO_MANY_REQUESTS {
                 refusal = refusal.header(RETRY_AFTER, "1");
             }
             send(refusal, whole)
         }
+        Some(Trouble::Busy(seconds)) => {
+            let refusal = refusal(StatusCode::TOO_MANY_REQUESTS);
+            send(refusal.header(RETRY_AFTER, seconds.to_string()), whole)
+        }
+        Some(Trouble::Challenge) => {
+            let refusal = refusal(StatusCode::UNAUTHORIZED);
+            send(refusal.header(WWW_AUTHENTICATE, challenge(authority)), whole)
+        }
+        Some(Trouble::Stall(after)) => send(answer, |content| stalled(&content, after)),
         Some(Trouble::Delay(time)) => {
             tokio::time::sleep(time).await;
             send(answer, whole)
         }
         Some(Trouble::Slow(piece)) => send(answer, |content| slowly(content, piece.max(1))),
-        Some(Trouble::Cut(after)) => send(answer, |content| cut(&content, after)),
+        Some(Trouble::Cut(after) | Trouble::End(after)) => send(answer, |content| cut(&content, after)),
         Some(Trouble::Corrupt) => {
             let mut bytes = answer.content.to_vec();
             let middle = bytes.len() / 2;
@@ -215,6 +230,11 @@ fn cut(content: &Bytes, after: usize) -> Body {
         tokio::time::sleep(Duration::from_millis(10)).await;
         piece
     }))
+}
+
+fn stalled(content: &Bytes, after: usize) -> Body {
+    let head = content.slice(..content.len().min(after));
+    streamed(tokio_stream::once(Ok(head)).chain(tokio_stream::pending()))
 }
 
 fn streamed(pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + Sync + 'static) -> Body {

@@ -85,6 +85,26 @@ async fn faults_happen_as_often_as_asked() {
 }
 
 #[tokio::test]
+async fn ranges_logins_and_waits_are_refused_as_asked() {
+    let (registry, image) = start();
+    let layer = image.blobs()[0].digest.to_string();
+    let path = format!("/v2/some/thing/blobs/{layer}");
+    registry.fail("/blobs/", 1, Trouble::Whole);
+    let answer = get(&registry, &path, "Range: bytes=5-\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    registry.fail("/blobs/", 1, Trouble::Busy(77));
+    assert!(get(&registry, &path, "").await.contains("retry-after: 77"));
+    registry.fail("/blobs/", 1, Trouble::Challenge);
+    let bearer = "Authorization: Bearer a-token-of-the-testkit\r\n";
+    assert!(get(&registry, &path, bearer).await.contains("Bearer realm="));
+    registry.fail("/blobs/", 1, Trouble::Stall(5));
+    let stalled = tokio::time::timeout(std::time::Duration::from_millis(200), get(&registry, &path, ""));
+    // The thread that waits ends with the registry.
+    assert!(stalled.await.is_err(), "the answer came to an end");
+    drop(registry);
+}
+
+#[tokio::test]
 async fn logins_are_asked_for() {
     let (registry, _) = start();
     let path = "/v2/some/thing/manifests/1";
