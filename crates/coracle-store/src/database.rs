@@ -357,7 +357,11 @@ fn create(path: &Path) -> Result<(Database, Option<PathBuf>), redb::DatabaseErro
     let create = || {
         let create = || Database::builder().set_cache_size(CACHE_BYTES).create(path);
         create
-            .retry(ConstantBuilder::new().with_delay(HELD_DELAY).with_max_times(HELD_TIMES))
+            .retry(
+                ConstantBuilder::new()
+                    .with_delay(HELD_DELAY)
+                    .with_max_times(HELD_TIMES),
+            )
             .when(|error| matches!(error, redb::DatabaseError::DatabaseAlreadyOpen))
             .call()
     };

@@ -20,7 +20,11 @@ const HELD_TIMES: usize = 200;
 pub(super) fn lock_alone(lock: &OwnedFd, root: &Path) -> Result<(), Error> {
     let lock_alone = || flock(lock, FlockOperation::NonBlockingLockExclusive);
     let locked = lock_alone
-        .retry(ConstantBuilder::new().with_delay(HELD_DELAY).with_max_times(HELD_TIMES))
+        .retry(
+            ConstantBuilder::new()
+                .with_delay(HELD_DELAY)
+                .with_max_times(HELD_TIMES),
+        )
         .when(|errno| *errno == Errno::WOULDBLOCK)
         .call();
     match locked {

@@ -10,8 +10,6 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 
 use super::{image_of, unpack};
-use crate::erofs::Image;
-use crate::extract::{Extraction, extract};
 use crate::limits::Limits;
 use crate::testing::{Item, Tree, archive, fast_directory, read_tree};
 
