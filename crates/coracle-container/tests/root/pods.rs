@@ -166,8 +166,12 @@ fn user_pod() {
     value.as_object_mut().unwrap().remove("hostname");
     joined(&mut value);
     let running = start(&image, &value);
-    let (code, text) = exec_shell(&running, "hostname; id -u; ps | grep -c 'sleep [1]000'");
-    assert_eq!((code, text.as_str()), (0, "user-pod\n0\n1\n"));
+    // The last command of its shell may not have begun yet.
+    let (code, text) = exec_shell(
+        &running,
+        "hostname; id -u; until ps | grep 'sleep [1]000' > /dev/null; do usleep 1000; done",
+    );
+    assert_eq!((code, text.as_str()), (0, "user-pod\n0\n"));
     let map =
         std::fs::read_to_string(format!("/proc/{}/uid_map", running.init.pid().as_raw_nonzero())).unwrap();
     assert!(map.contains("100000"), "{map}");
