@@ -246,6 +246,11 @@ impl Bearer {
     pub(super) fn host(&self) -> String {
         super::display_host(&self.realm)
     }
+
+    /// Whether the token service is that host.
+    pub(super) fn is_of(&self, base: &Url) -> bool {
+        self.realm.origin() == base.origin()
+    }
 }
 
 #[derive(Deserialize)]
@@ -339,5 +344,22 @@ mod tests {
             Ok(Challenge::Basic)
         );
         assert!(challenge("Negotiate", "https://r.example/").is_err());
+    }
+
+    #[test]
+    fn a_token_service_is_the_host_itself_by_scheme_name_and_port() {
+        let base = Url::parse("https://r.example/v2/").unwrap();
+        for (realm, own) in [
+            ("https://r.example/token", true),
+            ("https://r.example:443/token", true),
+            ("https://r.example:8443/token", false),
+            ("https://auth.r.example/token", false),
+        ] {
+            let read = challenge(&format!("Bearer realm=\"{realm}\""), base.as_str());
+            let Ok(Challenge::Bearer(bearer)) = read else {
+                panic!("{realm}: {read:?}")
+            };
+            assert_eq!(bearer.is_of(&base), own, "{realm}");
+        }
     }
 }

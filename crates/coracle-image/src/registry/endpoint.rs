@@ -9,7 +9,7 @@ use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
 use super::answer::{busy, error_code, header_text, read_bounded, unreachable};
-use super::auth::{self, Bearer, Challenge, Secret};
+use super::auth::{self, Bearer, Challenge, Secret, Token};
 use super::error::RegistryError;
 use super::hosts::Host;
 use super::session::Span;
@@ -293,28 +293,44 @@ impl Endpoint {
 
     /// Gets a token that is shown from now on.
     async fn token(&self, bearer: Bearer, subject: &str) -> Result<(), RegistryError> {
-        let host = bearer.host();
-        let request = bearer.request(&self.client, &self.secret);
-        let response = request.send().await.map_err(|error| unreachable(&host, error))?;
-        let status = response.status();
-        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-            return Err(busy(&host, &response, String::new()));
-        }
-        if !status.is_success() {
-            let reason = format!("its token service {host} answered {}", status.as_u16());
-            return Err(self.denied(subject, reason));
-        }
-        let body = read_bounded(response, auth::MAX_TOKEN, &host, "a token").await?;
-        let token = auth::read_token(&body).map_err(|reason| RegistryError::Protocol {
-            host,
-            reason: reason.to_owned(),
-        })?;
+        let denied = |reason| self.denied(subject, reason);
+        let token = self.ask_for_token(&bearer, denied).await?;
         // A life that is over when it begins would have each request ask twice; its end is seen by 401.
         let life = token.life.filter(|life| *life > 2 * ENDING);
         let mut standing = self.standing();
         standing.header = Some(token.header);
         standing.renewal = life.map(|life| (bearer, Instant::now() + life));
         Ok(())
+    }
+
+    /// Asks the token service that a challenge named. Only where it is this host itself does it see the
+    /// certificate that is meant for the host. `denied` makes the error of a service that refuses.
+    pub(super) async fn ask_for_token(
+        &self,
+        bearer: &Bearer,
+        denied: impl Fn(String) -> RegistryError,
+    ) -> Result<Token, RegistryError> {
+        let host = bearer.host();
+        let client = if bearer.is_of(&self.host.base) {
+            &self.client
+        } else {
+            &self.abroad
+        };
+        let response = bearer.request(client, &self.secret).send().await;
+        let response = response.map_err(|error| unreachable(&host, error))?;
+        let status = response.status();
+        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+            return Err(busy(&host, &response, String::new()));
+        }
+        if !status.is_success() {
+            let reason = format!("its token service {host} answered {}", status.as_u16());
+            return Err(denied(reason));
+        }
+        let body = read_bounded(response, auth::MAX_TOKEN, &host, "a token").await?;
+        auth::read_token(&body).map_err(|reason| RegistryError::Protocol {
+            host,
+            reason: reason.to_owned(),
+        })
     }
 
     fn denied(&self, subject: &str, reason: String) -> RegistryError {

@@ -13,7 +13,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use url::Url;
 
-use super::answer::{busy, content_digest, error_code, header_text, read_bounded, unreachable};
+use super::answer::{busy, content_digest, error_code, header_text, unreachable};
 use super::auth::{self, Challenge};
 use super::config::wait_for;
 use super::endpoint::{Ask, Endpoint};
@@ -48,7 +48,7 @@ impl Session {
     pub(crate) fn uploader(&self) -> Result<Uploader<'_>, RegistryError> {
         let mut endpoints = self.endpoints.iter();
         let endpoint = endpoints
-            .find(|endpoint| endpoint.host.role == Role::Server)
+            .find(|endpoint| endpoint.host.role == Role::Server && endpoint.host.capabilities.push)
             .ok_or_else(|| RegistryError::NoHost {
                 registry: self.registry.clone(),
                 capability: "push",
@@ -289,18 +289,7 @@ impl Uploader<'_> {
                 .ok_or_else(|| denied("it wants a user and password, and none were given".to_owned())),
             Challenge::Bearer(bearer) => {
                 let bearer = bearer.for_pushing(from);
-                let host = bearer.host();
-                let request = bearer.request(&endpoint.client, &endpoint.secret);
-                let response = request.send().await.map_err(|error| unreachable(&host, error))?;
-                if !response.status().is_success() {
-                    let status = response.status().as_u16();
-                    return Err(denied(format!("its token service {host} answered {status}")));
-                }
-                let body = read_bounded(response, auth::MAX_TOKEN, &host, "a token").await?;
-                let token = auth::read_token(&body).map_err(|reason| RegistryError::Protocol {
-                    host,
-                    reason: reason.to_owned(),
-                })?;
+                let token = endpoint.ask_for_token(&bearer, denied).await?;
                 Ok(token.header)
             }
         }

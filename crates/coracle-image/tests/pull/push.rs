@@ -177,3 +177,21 @@ async fn root_a_registry_that_refuses_is_named_with_what_it_refused() {
         Kind::NotFound
     );
 }
+
+#[tokio::test]
+async fn root_a_registry_that_is_configured_for_reading_is_not_pushed_to() {
+    let server = Server::start(|_| Reply::status(500)).await;
+    let (node, _dir) = loaded(&image(), true).await;
+    let base = server.reference("app:1");
+    let (address, _) = base.split_once('/').unwrap();
+    let hosts = format!("server = \"http://{address}\"\ncapabilities = [\"pull\", \"resolve\"]\n");
+    node.hosts("w.example", &hosts);
+    let error = node
+        .images
+        .push(request("w.example/app:1"), &())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::FailedPrecondition, "{error}");
+    assert!(error.to_string().contains("configured to push"), "{error}");
+    assert!(server.asked().is_empty());
+}
