@@ -1,8 +1,9 @@
 //! Files of an image archive by name: a directory, or a tar that is read where it lies.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
@@ -18,6 +19,8 @@ use crate::words::{cut, one_line};
 const MAX_FILES: usize = 100_000;
 /// Longest name of one.
 const MAX_NAME: usize = 512;
+/// Most bytes of what stands before one file's content: headers, long names, extended attributes.
+const MAX_HEADERS: usize = 1 << 20;
 const BUFFER: usize = 128 << 10;
 /// Characters of a name that a message quotes.
 const SHOWN: usize = 80;
@@ -167,8 +170,8 @@ fn places(file: &File) -> Result<HashMap<PathBuf, (u64, u64)>, String> {
     {
         return Err("it is compressed: unpack it to a tar first (gunzip, zstd -d, unxz)".to_owned());
     }
-    let reader = file.try_clone().map_err(|error| error.to_string())?;
-    let mut archive = tar::Archive::new(reader);
+    let left = Cell::new(MAX_HEADERS);
+    let mut archive = tar::Archive::new(Headers { file, left: &left });
     // The parser quotes what it read, whatever that is.
     let unreadable = |error: io::Error| format!("it is no tar: {}", one_line(&error.to_string(), 120));
     let length = file.metadata().map_err(|error| error.to_string())?.len();
@@ -176,6 +179,7 @@ fn places(file: &File) -> Result<HashMap<PathBuf, (u64, u64)>, String> {
     let mut links = Vec::new();
     for entry in archive.entries_with_seek().map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
+        left.set(MAX_HEADERS);
         let path = entry.path().map_err(unreadable)?.into_owned();
         let Some(path) = plain(&path) else { continue };
         if path.as_os_str().len() > MAX_NAME || places.len() + links.len() >= MAX_FILES {
@@ -212,6 +216,33 @@ fn places(file: &File) -> Result<HashMap<PathBuf, (u64, u64)>, String> {
         }
     }
     Ok(places)
+}
+
+/// A tar's headers, which its parser keeps in memory as long as they say they are: no more than is left is
+/// read. Contents are sought over.
+struct Headers<'a> {
+    file: &'a File,
+    left: &'a Cell<usize>,
+}
+
+impl Read for Headers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 && !buffer.is_empty() {
+            let message = format!("the headers of one file are longer than {MAX_HEADERS} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let most = left.min(buffer.len());
+        let count = self.file.read(&mut buffer[..most])?;
+        self.left.set(left - count);
+        Ok(count)
+    }
+}
+
+impl Seek for Headers<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
 }
 
 /// `target` below `base` with its `..` worked out; `None` when it leads out of the archive.
@@ -289,5 +320,26 @@ mod tests {
         std::fs::write(&path, [0x1f, 0x8b, 8, 0]).unwrap();
         let error = Archive::open(&path).unwrap_err().to_string();
         assert!(error.contains("gunzip"), "{error}");
+    }
+
+    #[test]
+    fn a_name_of_a_gibibyte_is_refused_before_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        for kind in [
+            tar::EntryType::GNULongName,
+            tar::EntryType::GNULongLink,
+            tar::EntryType::XHeader,
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(1 << 30);
+            header.set_cksum();
+            std::fs::write(&path, header.as_bytes()).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_len(2 << 30).unwrap();
+            let error = Archive::open(&path).unwrap_err().to_string();
+            assert!(error.contains("longer than 1048576 bytes"), "{kind:?}: {error}");
+        }
     }
 }

@@ -314,7 +314,7 @@ impl Images {
             .await??;
         }
         entering("image.remove_layers");
-        self.collect(id).await?;
+        self.0.collect(id).await?;
         Ok(Some(image))
     }
 
@@ -324,16 +324,7 @@ impl Images {
     /// # Errors
     /// When a layer cannot be removed.
     pub async fn prune_layers(&self) -> Result<Usage, Error> {
-        self.collect("(none)".to_owned()).await
-    }
-
-    async fn collect(&self, image: String) -> Result<Usage, Error> {
-        let workshop = Arc::clone(&self.0.workshop);
-        blocking("removing layers", move || {
-            workshop.snapshots.gc(&workshop.catalog.in_use().layers)
-        })
-        .await?
-        .map_err(|source| Error::Snapshot { image, source })
+        self.0.collect("(none)".to_owned()).await
     }
 
     /// Loads the images of an OCI layout (a directory or a tar) or of a `docker save` archive. `name`

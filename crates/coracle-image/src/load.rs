@@ -26,10 +26,13 @@ use crate::origin::{ArchiveFile, Origin};
 use crate::platform::Platform;
 use crate::pull::unpack_error;
 use crate::reference::Reference;
+use crate::words::one_line;
 
 /// Most images that one archive may hold.
 const MAX_IMAGES: usize = 1000;
 const MAX_INDEXES: usize = 2;
+/// What marks a layout, and tells its version.
+const LAYOUT: &str = "oci-layout";
 
 /// An image of an archive, ready to be unpacked.
 struct Found {
@@ -193,6 +196,13 @@ struct DockerImage {
     layers: Option<Vec<String>>,
 }
 
+/// `oci-layout`.
+#[derive(Deserialize)]
+struct LayoutFile {
+    #[serde(rename = "imageLayoutVersion")]
+    version: String,
+}
+
 impl Reading<'_> {
     fn origins<'b>(&self, files: impl Iterator<Item = (&'b Digest, String)>) -> BTreeMap<Digest, Origin> {
         let origin = |file| Origin {
@@ -225,6 +235,7 @@ impl Reading<'_> {
 
     /// OCI image layout (image-layout.md): `index.json` leads to blobs by digest.
     fn layout(&self) -> Result<Vec<Found>, Error> {
+        self.check_version()?;
         let bytes = self.archive.read("index.json")?;
         let top = match Document::parse(&bytes, "").map_err(|source| self.refuse(source))? {
             Document::Index(index) => index,
@@ -253,6 +264,29 @@ impl Reading<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// Of the version that is known, or without one, as some builders leave it (image-layout.md, "oci-layout file").
+    fn check_version(&self) -> Result<(), Error> {
+        if !self.archive.has(LAYOUT) {
+            return Ok(());
+        }
+        let bytes = self.archive.read(LAYOUT)?;
+        let layout: LayoutFile =
+            serde_json::from_slice(&bytes).map_err(|error| self.unreadable(LAYOUT, &error))?;
+        if layout.version.starts_with("1.") {
+            return Ok(());
+        }
+        let version = one_line(&layout.version, 20);
+        Err(self.archive.refused(format!(
+            "its {LAYOUT} says version {version:?}, and only 1.0.0 is known: write the archive anew with an older builder"
+        )))
+    }
+
+    fn unreadable(&self, file: &str, error: &serde_json::Error) -> Error {
+        // The parser quotes what it read, whatever that is.
+        let words = one_line(&error.to_string(), 120);
+        self.archive.refused(format!("{file}: {words}"))
     }
 
     fn layout_image(&self, entry: &Descriptor) -> Result<Found, Error> {
@@ -335,8 +369,9 @@ impl Reading<'_> {
         let found = Digest::from_sha256(&Sha256::digest(&bytes).into());
         if found != descriptor.digest || bytes.len() as u64 != descriptor.size {
             return Err(self.archive.refused(format!(
-                "blob {} is damaged: it is {} bytes long with digest {found}",
+                "blob {} of {} bytes is damaged: it has {} bytes with digest {found}",
                 descriptor.digest,
+                descriptor.size,
                 bytes.len()
             )));
         }
@@ -346,8 +381,8 @@ impl Reading<'_> {
     /// What `docker save` wrote before it wrote layouts: `manifest.json` names plain files.
     fn docker_archive(&self) -> Result<Vec<Found>, Error> {
         let bytes = self.archive.read("manifest.json")?;
-        let images: Vec<DockerImage> = serde_json::from_slice(&bytes)
-            .map_err(|error| self.archive.refused(format!("manifest.json: {error}")))?;
+        let images: Vec<DockerImage> =
+            serde_json::from_slice(&bytes).map_err(|error| self.unreadable("manifest.json", &error))?;
         if images.len() > MAX_IMAGES {
             return Err(self
                 .archive

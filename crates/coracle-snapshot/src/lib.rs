@@ -19,6 +19,7 @@
 //! writable/<container>/volumes.json   layers of images that are mounted in the container besides
 //! staging/<random>/               layers and writable layers being made
 //! staging/gone-*, writable-*, broken-*    what is being removed
+//! staging/worn-*                  damaged layers on which containers run; gone with the last of them
 //! empty/                          the lower directory of an image without layers
 //! ```
 //! A layer's directory name is a letter (`d` diff ID, `c` chain ID, `f` fix-up, `a` artifact) and 125 bits of

@@ -56,6 +56,8 @@ impl Images {
         let (from, kept) = (dir.to_owned(), record.to_owned());
         let listed = blocking("listing archives", move || (list(&from), read(&kept))).await?;
         let (paths, mut records) = (listed.0?, listed.1);
+        // Of archives whose images went nothing needs to be remembered.
+        records.retain(|_, record| self.has_all(record));
         let mut outcome = ArchivesLoaded::default();
         for path in paths {
             let began = Instant::now();
@@ -80,14 +82,17 @@ impl Images {
         Ok(outcome)
     }
 
+    fn has_all(&self, record: &Record) -> bool {
+        record.images.iter().all(|id| self.get(id.as_str()).is_some())
+    }
+
     /// Names of the images that came; `None` when all of them are here.
     async fn load_archive(&self, path: &Path, records: &mut Records) -> Result<Option<Vec<String>>, Error> {
-        let here = |record: &Record| record.images.iter().all(|id| self.get(id.as_str()).is_some());
         let archive = path.to_owned();
         let seen = blocking("looking at an archive", move || look(&archive)).await??;
         if records
             .values()
-            .any(|record| record.path == path && record.seen == seen && here(record))
+            .any(|record| record.path == path && record.seen == seen && self.has_all(record))
         {
             return Ok(None);
         }
@@ -99,7 +104,7 @@ impl Images {
             seen,
             images: Vec::new(),
         };
-        if let Some(known) = records.get(content.as_str()).filter(|known| here(known)) {
+        if let Some(known) = records.get(content.as_str()).filter(|known| self.has_all(known)) {
             record.images.clone_from(&known.images);
             records.insert(content.to_string(), record);
             return Ok(None);

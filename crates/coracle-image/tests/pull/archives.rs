@@ -105,6 +105,15 @@ async fn root_damaged_and_hostile_archives_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let layout = dir.path().join("layout");
     write_layout(&layout, &image, &json!({}));
+    for (version, words) in [
+        (r#"{"imageLayoutVersion":"2.0.0"}"#, "says version \"2.0.0\""),
+        ("{}", "oci-layout: missing field"),
+    ] {
+        fs::write(layout.join("oci-layout"), version).unwrap();
+        let error = node.images.load(&layout, None).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    fs::remove_file(layout.join("oci-layout")).unwrap();
     let (layer, _) = image.blobs().swap_remove(0);
     fs::write(layout.join("blobs/sha256").join(layer.hex()), b"damaged").unwrap();
     node.images.load(&layout, None).await.unwrap_err();
