@@ -1,20 +1,33 @@
 //! One connection to PID 1: dialled, watched for its end and for the ends of jobs.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
-use zbus::message::Type;
-use zbus::{MatchRule, MessageStream};
+use zbus::message::{Header, Type};
+use zbus::names::OwnedUniqueName;
+use zbus::zvariant::ObjectPath;
+use zbus::{Message, MessageStream};
 
 use crate::error::Error;
+use crate::jobs::{Asking, Jobs};
 
 pub(crate) const DESTINATION: &str = "org.freedesktop.systemd1";
 pub(crate) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 pub(crate) const OBJECT: &str = "/org/freedesktop/systemd1";
+/// The bus daemon itself; nobody else can send by this name.
+const BUS: &str = "org.freedesktop.DBus";
+const BUS_OBJECT: &str = "/org/freedesktop/DBus";
+
+/// What the bus is to hand on of what others hear, too. It says nothing of what comes: anybody may send a signal to us
+/// alone, and no rule keeps it away.
+const RULES: [&str; 2] = [
+    "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
+     interface='org.freedesktop.systemd1.Manager',member='JobRemoved'",
+    "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',\
+     interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='org.freedesktop.systemd1'",
+];
 
 /// Where systemd is met.
 ///
@@ -34,17 +47,14 @@ impl Default for Way {
     }
 }
 
-type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<String>>>>;
-
 /// A living connection, or one whose end nobody has noticed yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
     pub(crate) bus: zbus::Connection,
     /// `None` where there is no bus between us.
     pub(crate) destination: Option<&'static str>,
-    /// Units whose job somebody waits for; dropped when the connection ends, so that nobody waits for ever.
-    waiting: Waiting,
-    ended: Arc<std::sync::atomic::AtomicBool>,
+    /// Closed when the connection ends, so that nobody waits for ever.
+    jobs: Arc<Jobs>,
 }
 
 impl Connection {
@@ -70,83 +80,104 @@ impl Connection {
             None => builder.p2p().build().await?,
             Some(_) => builder.build().await?,
         };
-        let messages = match destination {
-            None => MessageStream::from(&bus),
-            Some(_) => {
-                let rule = MatchRule::builder()
-                    .msg_type(Type::Signal)
-                    .interface(MANAGER)?
-                    .member("JobRemoved")?
-                    .build();
-                MessageStream::for_match_rule(rule, &bus, None).await?
+        // All that comes, in its order: who systemd is changes in between.
+        let messages = MessageStream::from(&bus);
+        if destination.is_some() {
+            for rule in RULES {
+                bus.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "AddMatch", &rule)
+                    .await?;
             }
-        };
-        let connection = Self {
-            bus,
-            destination,
-            waiting: Arc::default(),
-            ended: Arc::default(),
-        };
+        }
         // Without it systemd sends no signals over a bus; to a peer it sends them always.
-        connection
-            .bus
+        let subscribed = bus
             .call_method(destination, OBJECT, Some(MANAGER), "Subscribe", &())
             .await?;
-        tokio::spawn(watch(
-            messages,
-            Arc::clone(&connection.waiting),
-            Arc::clone(&connection.ended),
-        ));
-        Ok(connection)
+        let systemd = match destination {
+            None => Sender::Peer,
+            Some(_) => Sender::Owner(
+                subscribed
+                    .header()
+                    .sender()
+                    .map(|sender| sender.to_owned().into()),
+            ),
+        };
+        let jobs = Arc::new(Jobs::default());
+        tokio::spawn(watch(messages, systemd, Arc::clone(&jobs)));
+        Ok(Self {
+            bus,
+            destination,
+            jobs,
+        })
     }
 
-    /// Hears of the end of the unit's next job. To be asked before the job is: its end may be told at once.
-    pub(crate) fn job_of(&self, unit: &str) -> oneshot::Receiver<String> {
-        let (told, end) = oneshot::channel();
-        lock(&self.waiting).insert(unit.to_owned(), told);
-        if self.has_ended() {
-            lock(&self.waiting).clear();
-        }
-        end
-    }
-
-    pub(crate) fn forget_job_of(&self, unit: &str) {
-        lock(&self.waiting).remove(unit);
+    /// Hears of the end of a job of the unit. To be called before the job is asked for: its end may be told at once.
+    pub(crate) fn ask(&self, unit: &str) -> Asking {
+        self.jobs.ask(unit)
     }
 
     /// Whether the two are handles of one connection.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.waiting, &other.waiting)
+        Arc::ptr_eq(&self.jobs, &other.jobs)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.ended.load(std::sync::atomic::Ordering::Acquire)
+        self.jobs.is_closed()
     }
 }
 
-fn lock(waiting: &Waiting) -> MutexGuard<'_, HashMap<String, oneshot::Sender<String>>> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whose word counts.
+#[derive(Debug)]
+enum Sender {
+    /// There is nobody else at the other end.
+    Peer,
+    /// Who owns systemd's name on the bus; another when systemd was executed anew.
+    Owner(Option<OwnedUniqueName>),
+}
+
+impl Sender {
+    fn sent(&self, header: &Header<'_>) -> bool {
+        match self {
+            Self::Peer => true,
+            Self::Owner(owner) => owner
+                .as_ref()
+                .is_some_and(|owner| header.sender() == Some(&**owner)),
+        }
+    }
+
+    /// Follows systemd's name.
+    fn follow(&mut self, message: &Message) {
+        let header = message.header();
+        if let Self::Owner(owner) = self
+            && is_signal(&header, BUS_OBJECT, BUS, "NameOwnerChanged")
+            && header.sender().is_some_and(|sender| sender == BUS)
+            && let Ok((name, _, new)) = message.body().deserialize::<(&str, &str, &str)>()
+            && name == DESTINATION
+        {
+            *owner = OwnedUniqueName::try_from(new.to_owned()).ok();
+        }
+    }
+}
+
+fn is_signal(header: &Header<'_>, path: &str, interface: &str, member: &str) -> bool {
+    header.message_type() == Type::Signal
+        && header.path().is_some_and(|found| found == path)
+        && header.interface().is_some_and(|found| found == interface)
+        && header.member().is_some_and(|found| found == member)
 }
 
 /// Until the connection ends.
-async fn watch(mut messages: MessageStream, waiting: Waiting, ended: Arc<std::sync::atomic::AtomicBool>) {
+async fn watch(mut messages: MessageStream, mut systemd: Sender, jobs: Arc<Jobs>) {
     while let Some(Ok(message)) = messages.next().await {
+        systemd.follow(&message);
         let header = message.header();
-        if message.message_type() != Type::Signal
-            || header.member().is_none_or(|member| member != "JobRemoved")
-        {
+        if !is_signal(&header, OBJECT, MANAGER, "JobRemoved") || !systemd.sent(&header) {
             continue;
         }
         // Number, object, unit, result.
-        type Removed<'a> = (u32, zbus::zvariant::ObjectPath<'a>, &'a str, &'a str);
-        let body = message.body();
-        if let Ok((_, _, unit, result)) = body.deserialize::<Removed<'_>>()
-            && let Some(told) = lock(&waiting).remove(unit)
-        {
-            // Whoever waited may have given up.
-            let _ = told.send(result.to_owned());
+        type Removed<'a> = (u32, ObjectPath<'a>, &'a str, &'a str);
+        if let Ok((_, job, unit, result)) = message.body().deserialize::<Removed<'_>>() {
+            jobs.ended(&job, unit, result);
         }
     }
-    ended.store(true, std::sync::atomic::Ordering::Release);
-    lock(&waiting).clear();
+    jobs.close();
 }

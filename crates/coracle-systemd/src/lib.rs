@@ -9,6 +9,7 @@
 //! # Must never
 //! Know what a container is or which limits it has, write to a cgroup, read the specification's types.
 //!
+//! **Invariant:** a job's end is systemd's own word: who else is on the bus is not heard.
 //! **Invariant:** every wait has a deadline; a systemd that hangs becomes an error that says so.
 //!
 //! # On disk
@@ -16,6 +17,7 @@
 
 mod connection;
 mod error;
+mod jobs;
 mod manager;
 mod name;
 mod property;

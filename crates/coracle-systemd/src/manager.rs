@@ -221,25 +221,20 @@ impl Systemd {
         B: Serialize + DynamicType,
     {
         let connection = self.connection(call, unit.as_str()).await?;
-        let end = connection.job_of(unit.as_str());
+        let asking = connection.ask(unit.as_str());
         let asked = connection
             .bus
             .call_method(connection.destination, OBJECT, Some(MANAGER), call, body);
-        if let Err(error) = self.in_time(call, unit.as_str(), &connection, asked).await {
-            connection.forget_job_of(unit.as_str());
-            return Err(error);
-        }
-        match timeout(self.patience, end).await {
+        let answer = self.in_time(call, unit.as_str(), &connection, asked).await?;
+        let job: OwnedObjectPath = read(call, unit.as_str(), &answer)?;
+        match timeout(self.patience, asking.answered(&job)).await {
             Ok(Ok(result)) if result == "done" => Ok(()),
             Ok(Ok(result)) => Err(Error::Job {
                 unit: unit.to_string(),
                 result,
             }),
             Ok(Err(_)) => Err(lost(call, unit.as_str())),
-            Err(_) => {
-                connection.forget_job_of(unit.as_str());
-                Err(self.silent(call, unit.as_str()))
-            }
+            Err(_) => Err(self.silent(call, unit.as_str())),
         }
     }
 

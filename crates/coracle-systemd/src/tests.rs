@@ -1,5 +1,6 @@
 //! Requests against a systemd of our own: what is sent, and what becomes of refusals, losses and silence.
 
+mod bus;
 mod fake;
 
 use std::time::Duration;

@@ -1,14 +1,15 @@
 //! A manager that keeps units in a map and is as difficult as its mood says.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UnixListener;
+use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath, OwnedValue, Value};
 
-use crate::connection::OBJECT;
+use crate::connection::{DESTINATION, OBJECT};
 use crate::{Systemd, Way};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,24 @@ struct State {
     units: Mutex<Units>,
     calls: Mutex<Vec<&'static str>>,
     connections: AtomicUsize,
+    jobs: AtomicU32,
+    /// Who listens, on a bus.
+    subscribers: Mutex<Vec<String>>,
     cut: tokio::sync::Notify,
+}
+
+impl State {
+    fn new(mood: Mood) -> Arc<Self> {
+        Arc::new(Self {
+            mood,
+            units: Mutex::default(),
+            calls: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            jobs: AtomicU32::new(0),
+            subscribers: Mutex::default(),
+            cut: tokio::sync::Notify::new(),
+        })
+    }
 }
 
 /// A listening fake; its sockets go with it.
@@ -42,13 +60,7 @@ impl Fake {
     pub(super) async fn start(mood: Mood) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("private")).unwrap();
-        let state = Arc::new(State {
-            mood,
-            units: Mutex::default(),
-            calls: Mutex::default(),
-            connections: AtomicUsize::new(0),
-            cut: tokio::sync::Notify::new(),
-        });
+        let state = State::new(mood);
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
             loop {
@@ -70,6 +82,20 @@ impl Fake {
             }
         });
         Self { state, directory }
+    }
+
+    /// Serves on a connection to a bus instead, under systemd's name.
+    pub(super) async fn serve(mood: Mood, bus: &zbus::Connection) -> Self {
+        let state = State::new(mood);
+        let manager = Manager(Arc::clone(&state));
+        bus.object_server().at(OBJECT, manager).await.unwrap();
+        bus.request_name(DESTINATION).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        Self { state, directory }
+    }
+
+    pub(super) fn subscriber(&self) -> Option<String> {
+        self.state.subscribers.lock().unwrap().last().cloned()
     }
 
     pub(super) fn systemd(&self) -> Systemd {
@@ -145,20 +171,24 @@ impl Manager {
     }
 
     async fn end_job(&self, emitter: SignalEmitter<'_>, unit: &str) -> Result<OwnedObjectPath, Refusal> {
-        let job = ObjectPath::try_from("/job/1").unwrap();
+        let number = self.0.jobs.fetch_add(1, Ordering::Relaxed) + 1;
+        let job = ObjectPath::try_from(format!("/job/{number}")).unwrap();
         let result = match self.0.mood {
             Mood::ForgetsJobs => return Ok(job.into()),
             Mood::FailsJobs => "failed",
             Mood::Willing | Mood::CutsAfterStart => "done",
         };
-        Self::job_removed(&emitter, 1, job.clone(), unit, result).await?;
+        Self::job_removed(&emitter, number, job.clone(), unit, result).await?;
         Ok(job.into())
     }
 }
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
 impl Manager {
-    fn subscribe(&self) {}
+    fn subscribe(&self, #[zbus(header)] header: Header<'_>) {
+        let sender = header.sender().map(ToString::to_string);
+        self.0.subscribers.lock().unwrap().extend(sender);
+    }
 
     async fn start_transient_unit(
         &self,
