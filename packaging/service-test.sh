@@ -93,7 +93,7 @@ dpkg -i "$now"
 answering
 coracle pods --all -o name | xargs -r coracle rm >/dev/null
 dpkg -P coracle
-left() { ls -d /var/lib/coracle /run/coracle /etc/coracle 2>/dev/null; ip -o link show coracle0 2>/dev/null; nft list tables | grep coracle; ls /run/netns 2>/dev/null; find /sys/fs/cgroup -path '*coracle*' -type d; grep -lsxE 'coracle.*' /proc/[0-9]*/comm; true; }
+left() { ls -d /var/lib/coracle /run/coracle /run/coracle-instances /etc/coracle 2>/dev/null; ip -o link show coracle0 2>/dev/null; nft list tables | grep coracle; ls /run/netns 2>/dev/null; find /sys/fs/cgroup -path '*coracle*' -type d; grep -lsxE 'coracle.*' /proc/[0-9]*/comm; true; }
 clean() { test -z "$(left)"; }
 until_true "a purge to leave nothing, but there is: $(left | tr '\n' ' ')" clean
 say "PASSED"

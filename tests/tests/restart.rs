@@ -473,7 +473,7 @@ async fn two_daemons_on_one_directory() -> Result<()> {
         !output.status.success() && words.contains("another daemon"),
         "{words}"
     );
-    std::fs::remove_file(bed.node().path("/run/lock/coracle-another.lock"))?;
+    std::fs::remove_file(bed.node().path("/run/coracle-instances/another.lock"))?;
     answers(&container).await?;
     row(
         "a second daemon on the directory",

@@ -1,6 +1,8 @@
 //! The role `serve`: opens what is on disk, starts the engine, answers the CRI until told to leave.
 
-use std::fs::{File, TryLockError};
+mod instance;
+
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,9 +42,6 @@ const GROWN: u64 = 128;
 
 /// Names a step at which the daemon kills itself: tests see so what a kill at that moment leaves.
 const DIE_AT: &str = "CORACLE_DIE_AT";
-
-/// Where a machine's daemons tell each other their names; on tmpfs.
-const LOCKS: &str = "/run/lock";
 
 /// Runs the daemon until SIGTERM or SIGINT; pods run on without it.
 pub(crate) fn run(args: ServeArgs, socket: PathBuf) -> anyhow::Result<ExitCode> {
@@ -131,7 +130,7 @@ impl Daemon {
     /// Starts the engine and begins to answer. One that a command starts for itself is not `watched`.
     pub(crate) async fn start(config: &Config, watched: Option<Watched>) -> anyhow::Result<Self> {
         socket::check(&config.socket)?;
-        let instance = claim(config)?;
+        let instance = instance::claim(Path::new(instance::DIRECTORY), config.instance.as_str())?;
         let store = Store::open(&config.root.join("db.redb"))?;
         let snapshots: Arc<dyn Snapshotter> = Arc::new(Snapshots::open_with(
             &config.root,
@@ -201,23 +200,6 @@ impl Daemon {
         self.serving.await??;
         self.engine.remove_node().await?;
         Ok(())
-    }
-}
-
-/// Has the instance's name for as long as the file is open: another daemon of that name, on whatever
-/// directories, would take this one's namespaces, links and rules for leftovers.
-fn claim(config: &Config) -> anyhow::Result<File> {
-    let directory = Path::new(LOCKS);
-    std::fs::create_dir_all(directory).with_context(|| format!("make {LOCKS}"))?;
-    let path = directory.join(format!("coracle-{}.lock", config.instance));
-    let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => anyhow::bail!(
-            "a daemon of the instance {} runs already: stop it, or give this one another name with --instance",
-            config.instance
-        ),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
     }
 }
 

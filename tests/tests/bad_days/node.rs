@@ -153,7 +153,7 @@ async fn a_socket_path_that_is_too_long() -> Result<()> {
     holds(&words, &["socket", &long, "115 bytes", "107", "shorter"]);
     works("socket path too long", words.trim());
     // Nothing was made for it: no directory, no lock, no keeper. The census looks, too.
-    for left in ["long-root", "long-state", "lock/coracle-long.lock"] {
+    for left in ["long-root", "long-state", "coracle-instances/long.lock"] {
         assert!(!bed.node().path("/run").join(left).exists(), "{left} is left");
     }
     bed.leave().await
