@@ -1,5 +1,8 @@
 //! `stop` and `rm`.
 
+use std::io;
+use std::path::Path;
+
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{
     ImageSpec, PodSandbox, RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest,
@@ -7,7 +10,7 @@ use coracle_proto::cri::{
 };
 
 use super::find::{self, Object, Objects};
-use super::run::LOG_DIRECTORY;
+use super::run::{self, LOG_DIRECTORY};
 use super::{images, inspect, play};
 use crate::cli::{ObjectArgs, StopArgs};
 use crate::terminal::{self, Screen, Status, Trouble};
@@ -135,14 +138,86 @@ pub(crate) async fn remove_pod(client: &Client, pod: &PodSandbox) -> anyhow::Res
         .remove_pod_sandbox(request)
         .await
         .map_err(ClientError::of("RemovePodSandbox"))?;
-    play::storage::remove_of(uid(pod))?;
-    if let Some(logs) = pod.annotations.get(LOG_DIRECTORY) {
-        match std::fs::remove_dir_all(logs) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                terminal::remark(format!("the log directory {logs} stays: {error}"));
-            }
-            _ => {}
-        }
+    if let Some(logs) = own_logs(pod)
+        && let Err(error) = remove_logs(Path::new(&logs))
+    {
+        terminal::remark(format!("the log directory {logs} stays: {error}"));
     }
-    Ok(())
+    play::storage::remove_of(uid(pod))
+}
+
+/// The log directory that `coracle run` made for the pod. The annotation alone says nothing: whoever may make
+/// pods may annotate them, and this removes as root.
+fn own_logs(pod: &PodSandbox) -> Option<String> {
+    let metadata = pod.metadata.as_ref()?;
+    let parts = [&metadata.namespace, &metadata.name, &metadata.uid];
+    let plain = parts.iter().all(|part| !part.is_empty() && !part.contains('/'));
+    let made = run::log_directory(metadata);
+    (plain && pod.annotations.get(LOG_DIRECTORY) == Some(&made)).then_some(made)
+}
+
+/// Removes a directory, never what a link in its place leads to.
+fn remove_logs(logs: &Path) -> io::Result<()> {
+    let gone = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    };
+    match std::fs::symlink_metadata(logs) {
+        Ok(found) if found.is_dir() => std::fs::remove_dir_all(logs).or_else(gone),
+        Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
+        Err(error) => gone(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_proto::cri::PodSandboxMetadata;
+
+    use super::*;
+
+    #[test]
+    fn only_logs_that_run_made_for_this_very_pod_are_removed() {
+        let pod = |name: &str, annotated: &str| PodSandbox {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: "u1".to_owned(),
+                namespace: "default".to_owned(),
+                attempt: 0,
+            }),
+            annotations: [(LOG_DIRECTORY.to_owned(), annotated.to_owned())].into(),
+            ..PodSandbox::default()
+        };
+        let own = "/var/log/pods/default_web_u1";
+        assert_eq!(own_logs(&pod("web", own)).as_deref(), Some(own));
+        for foreign in [
+            "/etc",
+            "/",
+            "",
+            "/var/log/pods",
+            "/var/log/pods/default_web_u1/../..",
+            "/var/log/pods/default_other_u2",
+        ] {
+            assert_eq!(own_logs(&pod("web", foreign)), None, "{foreign}");
+        }
+        // Of a runtime that lets such a name pass.
+        let climbing = pod("/../../../etc", "/var/log/pods/default_/../../../etc_u1");
+        assert_eq!(own_logs(&climbing), None);
+        assert_eq!(own_logs(&PodSandbox::default()), None);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_logs_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("foreign")).unwrap();
+        std::fs::write(at("foreign/file"), "").unwrap();
+        std::os::unix::fs::symlink(at("foreign"), at("link")).unwrap();
+        assert!(remove_logs(&at("link")).is_err());
+        assert!(at("foreign/file").exists());
+        std::fs::create_dir(at("logs")).unwrap();
+        std::os::unix::fs::symlink(at("foreign"), at("logs/inside")).unwrap();
+        remove_logs(&at("logs")).unwrap();
+        remove_logs(&at("logs")).unwrap();
+        assert!(!at("logs").exists() && at("foreign/file").exists());
+    }
 }

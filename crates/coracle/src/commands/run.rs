@@ -191,9 +191,19 @@ fn cannot_start(error: ClientError, args: &RunArgs) -> anyhow::Error {
     anyhow::Error::new(error).context(trouble)
 }
 
+/// Where the logs of a pod lie that `coracle run` makes: where a kubelet would have them.
+pub(crate) fn log_directory(pod: &PodSandboxMetadata) -> String {
+    format!("{LOGS}/{}_{}_{}", pod.namespace, pod.name, pod.uid)
+}
+
 fn pod_config(name: &str, args: &RunArgs) -> PodSandboxConfig {
-    let uid = coracle_types::PodSandboxId::generate().short().to_owned();
-    let log_directory = format!("{LOGS}/{NAMESPACE}_{name}_{uid}");
+    let metadata = PodSandboxMetadata {
+        name: name.to_owned(),
+        uid: coracle_types::PodSandboxId::generate().short().to_owned(),
+        namespace: NAMESPACE.to_owned(),
+        attempt: 0,
+    };
+    let log_directory = log_directory(&metadata);
     let network = if args.host_network {
         NamespaceMode::Node
     } else {
@@ -205,12 +215,7 @@ fn pod_config(name: &str, args: &RunArgs) -> PodSandboxConfig {
         ..NamespaceOption::default()
     };
     PodSandboxConfig {
-        metadata: Some(PodSandboxMetadata {
-            name: name.to_owned(),
-            uid,
-            namespace: NAMESPACE.to_owned(),
-            attempt: 0,
-        }),
+        metadata: Some(metadata),
         hostname: if args.host_network {
             String::new()
         } else {

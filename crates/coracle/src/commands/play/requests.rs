@@ -12,14 +12,17 @@ use coracle_proto::cri;
 use super::facts;
 use super::images::Image;
 use super::sandbox::Sandbox;
-use crate::commands::run::{LOG_DIRECTORY, MASKED, READONLY};
-
-/// Where kubelets keep logs, too.
-const LOGS: &str = "/var/log/pods";
+use crate::commands::run::{LOG_DIRECTORY, MASKED, READONLY, log_directory};
 
 /// A pod sandbox's configuration.
 pub(super) fn pod_config(pod: &Pod, facts: &Facts) -> cri::PodSandboxConfig {
-    let log_directory = format!("{LOGS}/{}_{}_{}", pod.namespace, pod.name, facts.uid);
+    let metadata = cri::PodSandboxMetadata {
+        name: pod.name.clone(),
+        uid: facts.uid.clone(),
+        namespace: pod.namespace.clone(),
+        attempt: 0,
+    };
+    let log_directory = log_directory(&metadata);
     let mut annotations = pod.annotations.clone();
     annotations.insert(LOG_DIRECTORY.to_owned(), log_directory.clone());
     let mut labels = pod.labels.clone();
