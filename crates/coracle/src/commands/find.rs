@@ -1,5 +1,8 @@
 //! From what a person typed to the pod or container that is meant.
 
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{
     Container, ListContainersRequest, ListPodSandboxRequest, PodSandbox, PodSandboxState,
@@ -29,13 +32,20 @@ enum Prefer {
     Container,
 }
 
-/// Pods and containers of the node, newest first.
+/// Pods and containers of the node, newest first. They do not change: what is found of them by id or path is
+/// counted once.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Objects {
     /// All pods.
     pub(crate) pods: Vec<PodSandbox>,
     /// All containers.
     pub(crate) containers: Vec<Container>,
+    /// Places in `pods` by id.
+    pods_by_id: HashMap<String, usize>,
+    /// Places in `containers` by id.
+    containers_by_id: HashMap<String, usize>,
+    /// How many are called so; counted when the first path is asked for.
+    paths: OnceLock<HashMap<String, usize>>,
 }
 
 /// The first digits of an id.
@@ -86,7 +96,12 @@ pub(crate) fn pod_namespace(pod: &PodSandbox) -> &str {
 
 /// A pod's state as people read it.
 pub(crate) fn pod_state(pod: &PodSandbox) -> &'static str {
-    match pod.state() {
+    pod_state_word(pod.state())
+}
+
+/// The word for a pod's state.
+pub(crate) fn pod_state_word(state: PodSandboxState) -> &'static str {
+    match state {
         PodSandboxState::SandboxReady => "ready",
         PodSandboxState::SandboxNotready => "not-ready",
     }
@@ -100,23 +115,64 @@ pub(crate) fn container_name(container: &Container) -> &str {
         .map_or("", |metadata| metadata.name.as_str())
 }
 
+fn plain_path_of_pod(pod: &PodSandbox) -> String {
+    format!("pod/{}/{}", pod_namespace(pod), pod_name(pod))
+}
+
 impl Objects {
     /// Asks for both lists at once.
     pub(crate) async fn load(client: &Client) -> anyhow::Result<Self> {
         let (pods, containers) = tokio::try_join!(pods(client), containers(client))?;
-        Ok(Self { pods, containers })
+        Ok(Self::new(pods, containers))
+    }
+
+    /// Of lists that are sorted already.
+    pub(crate) fn new(pods: Vec<PodSandbox>, containers: Vec<Container>) -> Self {
+        let places = |ids: &mut dyn Iterator<Item = &String>| ids.cloned().zip(0..).collect();
+        Self {
+            pods_by_id: places(&mut pods.iter().map(|pod| &pod.id)),
+            containers_by_id: places(&mut containers.iter().map(|one| &one.id)),
+            paths: OnceLock::new(),
+            pods,
+            containers,
+        }
+    }
+
+    /// The pod of that id.
+    pub(crate) fn pod_by_id(&self, id: &str) -> Option<&PodSandbox> {
+        self.pods.get(*self.pods_by_id.get(id)?)
+    }
+
+    /// The container of that id.
+    pub(crate) fn container_by_id(&self, id: &str) -> Option<&Container> {
+        self.containers.get(*self.containers_by_id.get(id)?)
     }
 
     /// The pod of a container.
     pub(crate) fn pod_of(&self, container: &Container) -> Option<&PodSandbox> {
-        self.pods.iter().find(|pod| pod.id == container.pod_sandbox_id)
+        self.pod_by_id(&container.pod_sandbox_id)
+    }
+
+    /// Whether several are called so.
+    fn is_taken_twice(&self, path: &str) -> bool {
+        let count = || {
+            let mut paths = HashMap::new();
+            let pods = self.pods.iter().map(plain_path_of_pod);
+            for path in pods.chain(self.containers.iter().map(|one| self.plain_path(one))) {
+                *paths.entry(path).or_default() += 1;
+            }
+            paths
+        };
+        self.paths
+            .get_or_init(count)
+            .get(path)
+            .is_some_and(|count| *count > 1)
     }
 
     /// `pod/NAMESPACE/NAME`, or with the id where several are called so.
     pub(crate) fn path_of_pod(&self, pod: &PodSandbox) -> String {
-        let path = |pod: &PodSandbox| format!("pod/{}/{}", pod_namespace(pod), pod_name(pod));
-        let own = path(pod);
-        if self.pods.iter().filter(|one| path(one) == own).count() > 1 {
+        let own = plain_path_of_pod(pod);
+        if self.is_taken_twice(&own) {
             return format!("pod/{}", short(&pod.id));
         }
         own
@@ -125,13 +181,7 @@ impl Objects {
     /// `container/NAMESPACE/POD/NAME`, or with the id where several are called so.
     pub(crate) fn path_of_container(&self, container: &Container) -> String {
         let own = self.plain_path(container);
-        if self
-            .containers
-            .iter()
-            .filter(|one| self.plain_path(one) == own)
-            .count()
-            > 1
-        {
+        if self.is_taken_twice(&own) {
             return format!("container/{}", short(&container.id));
         }
         own
@@ -312,15 +362,15 @@ mod tests {
     }
 
     fn objects() -> Objects {
-        Objects {
-            pods: vec![pod("aa11", "web"), pod("ab22", "db"), pod("ac33", "web2")],
-            containers: vec![
+        Objects::new(
+            vec![pod("aa11", "web"), pod("ab22", "db"), pod("ac33", "web2")],
+            vec![
                 container("c1", "aa11", "nginx"),
                 container("c2", "ac33", "nginx"),
                 container("c3", "ab22", "db"),
                 container("c4", "ac33", "old"),
             ],
-        }
+        )
     }
 
     fn id(object: &Object) -> &str {
@@ -354,6 +404,31 @@ mod tests {
         assert_eq!(all.container("db").unwrap().id, "c3");
         assert_eq!(all.container("web").unwrap().id, "c1");
         assert_eq!(all.pod("c4").unwrap(), "ac33");
+    }
+
+    #[test]
+    fn what_is_called_as_another_is_told_by_its_id() {
+        let all = Objects::new(
+            vec![pod("aa11", "web"), pod("ab22", "web"), pod("ac33", "db")],
+            vec![
+                container("c1", "ac33", "db"),
+                container("c2", "ac33", "db"),
+                container("c3", "aa11", "nginx"),
+            ],
+        );
+        let pods: Vec<_> = all.pods.iter().map(|pod| all.path_of_pod(pod)).collect();
+        assert_eq!(pods, ["pod/aa11", "pod/ab22", "pod/default/db"]);
+        let containers: Vec<_> = all
+            .containers
+            .iter()
+            .map(|one| all.path_of_container(one))
+            .collect();
+        assert_eq!(
+            containers,
+            ["container/c1", "container/c2", "container/default/web/nginx"]
+        );
+        assert_eq!(all.container_by_id("c3").unwrap().pod_sandbox_id, "aa11");
+        assert!(all.pod_by_id("c3").is_none());
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use coracle_proto::admin::{ImageDetailsResponse, ImageDocument};
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{
-    ContainerStatusRequest, ContainerStatusResponse, Image, ImageSpec, ImageStatusRequest, PodSandboxState,
+    ContainerStatusRequest, ContainerStatusResponse, Image, ImageSpec, ImageStatusRequest,
     PodSandboxStatusRequest, PodSandboxStatusResponse,
 };
+use coracle_types::{Kind, Kinded};
 use serde_json::{Value, json};
 
-use super::find::{Object, Objects};
+use super::find::{self, Object, Objects};
 use super::lists::state_word;
 use super::{images, tree};
 use crate::cli::Output;
@@ -72,10 +73,7 @@ fn of_pod(reply: &PodSandboxStatusResponse) -> Value {
         "namespace": metadata.namespace,
         "uid": metadata.uid,
         "attempt": metadata.attempt,
-        "state": match status.state() {
-            PodSandboxState::SandboxReady => "ready",
-            PodSandboxState::SandboxNotready => "not-ready",
-        },
+        "state": find::pod_state_word(status.state()),
         "created_at": status.created_at,
         "created": instant(status.created_at),
         "ip": network.ip,
@@ -142,9 +140,11 @@ async fn image_value(client: &Client, text: &str) -> anyhow::Result<Value> {
     let reply = reply.into_inner();
     let image = reply.image.as_ref().ok_or_else(|| nothing(text))?;
     let mut value = of_image(image, &reply.info);
-    // Another runtime has no more to say.
-    if let Ok(details) = tree::details(client, text).await {
-        add_details(&mut value, &details);
+    match tree::details(client, text).await {
+        Ok(details) => add_details(&mut value, &details),
+        // Another runtime has no more to say.
+        Err(error) if error.kind() == Kind::Unimplemented => {}
+        Err(error) => return Err(error.into()),
     }
     Ok(value)
 }

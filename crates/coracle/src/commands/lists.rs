@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::filter::{Facts, Filters, image_names};
 use super::find::{self, Objects};
 use super::watch;
-use crate::cli::ListArgs;
+use crate::cli::{ListArgs, Output};
 use crate::terminal::{Cell, Column, Cut, Listing, Row, Screen, Tone, instant};
 
 const POD_KEYS: &[&str] = &["state", "name", "namespace", "label", "id", "handler"];
@@ -75,10 +75,7 @@ struct ContainerValue<'a> {
 pub(crate) async fn pods(client: &Client, args: &ListArgs, screen: &Screen) -> anyhow::Result<()> {
     let filters = Filters::parse(&args.pick.filter, POD_KEYS, POD_STATES)?;
     watch::list(client, screen, args.pick.watch, async || {
-        let objects = Objects {
-            pods: find::pods(client).await?,
-            containers: Vec::new(),
-        };
+        let objects = Objects::new(find::pods(client).await?, Vec::new());
         let all = args.all || filters.names("state");
         let shown = objects
             .pods
@@ -161,7 +158,11 @@ pub(super) fn pod_row(
             pod.runtime_handler.as_str().into(),
             labels(&pod.labels).into(),
         ],
-        name: objects.path_of_pod(pod),
+        // Only this form shows it.
+        name: match screen.output {
+            Output::Name => objects.path_of_pod(pod),
+            _ => String::new(),
+        },
         key: pod.id.clone(),
     })
 }
@@ -208,7 +209,10 @@ pub(super) fn container_row(
             id(&one.pod_sandbox_id, args.pick.no_trunc).into(),
             metadata.attempt.to_string().into(),
         ],
-        name: objects.path_of_container(one),
+        name: match screen.output {
+            Output::Name => objects.path_of_container(one),
+            _ => String::new(),
+        },
         key: one.id.clone(),
     })
 }

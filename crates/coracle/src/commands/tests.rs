@@ -52,13 +52,13 @@ fn container(digit: &str, pod: &str, name: &str, image: &str, state: ContainerSt
 
 fn objects() -> Objects {
     let long = "a-name-as-long-as-a-deployment-gives-7d9c5b8f6d-x2x7k";
-    Objects {
-        pods: vec![
+    Objects::new(
+        vec![
             pod("a", "web", 59, PodSandboxState::SandboxReady),
             pod("b", long, 86_400 * 3, PodSandboxState::SandboxNotready),
             pod("c", "evil\u{1b}[31m\nname", 7_200, PodSandboxState::SandboxReady),
         ],
-        containers: vec![
+        vec![
             container(
                 "1",
                 "a",
@@ -74,7 +74,7 @@ fn objects() -> Objects {
                 ContainerState::ContainerExited,
             ),
         ],
-    }
+    )
 }
 
 fn args() -> ListArgs {

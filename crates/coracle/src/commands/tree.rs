@@ -54,7 +54,7 @@ pub(super) async fn show(client: &Client, images: Vec<ImageRow>, screen: &Screen
 }
 
 /// All that the daemon knows of an image.
-pub(super) async fn details(client: &Client, image: &str) -> anyhow::Result<ImageDetailsResponse> {
+pub(super) async fn details(client: &Client, image: &str) -> Result<ImageDetailsResponse, ClientError> {
     let request = ImageDetailsRequest {
         image: image.to_owned(),
     };

@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 use tonic::Streaming;
 
 use crate::cli::Output;
-use crate::terminal::{Cell, Column, Listing, Row, Screen, Table, Tone};
+use crate::terminal::{Cell, Column, Listing, Row, Screen, Table, Tone, clean};
 
 /// Between two looks, when nothing tells of a change.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What happens at once is shown at once: a pod's start is several events.
 const GATHER: Duration = Duration::from_millis(30);
+/// Events that one look answers at most, lest a flood keep it away.
+const DRAINED: usize = 10_000;
 
 /// Shows the list that `load` gives: once, or again and again until interrupted.
 pub(crate) async fn list(
@@ -75,7 +77,7 @@ fn show(screen: &Screen, table: &Table, change: &'static str, row: &Row) -> anyh
             }
             screen.item(&value)
         }
-        Output::Name => Ok(screen.line(format!("{change} {}", row.name))?),
+        Output::Name => Ok(screen.line(format!("{change} {}", clean(&row.name)))?),
         Output::Table | Output::Wide => {
             let tone = match change {
                 "new" => Tone::Good,
@@ -136,7 +138,17 @@ impl Events {
             return tokio::time::sleep(PAUSE).await;
         };
         match tokio::time::timeout(PAUSE, stream.message()).await {
-            Ok(Ok(Some(_))) => tokio::time::sleep(GATHER).await,
+            Ok(Ok(Some(_))) => {
+                tokio::time::sleep(GATHER).await;
+                // One look answers all that have come meanwhile.
+                for _ in 0..DRAINED {
+                    match tokio::time::timeout(Duration::ZERO, stream.message()).await {
+                        Ok(Ok(Some(_))) => {}
+                        // The end is met again by the next wait.
+                        _ => break,
+                    }
+                }
+            }
             Ok(_) => {
                 self.0 = None;
                 tokio::time::sleep(PAUSE).await;

@@ -82,19 +82,16 @@ impl Sampler {
         let reply = client.runtime().list_container_stats(request).await;
         let reply = reply.map_err(ClientError::of("ListContainerStats"))?;
         let mut pods: Vec<Usage> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
         for stats in reply.into_inner().stats {
             let id = stats.attributes.as_ref().map_or("", |attributes| &attributes.id);
-            let container = objects.containers.iter().find(|one| one.id == id);
-            let Some(pod) = container.and_then(|one| objects.pod_of(one)) else {
+            let Some(pod) = objects.container_by_id(id).and_then(|one| objects.pod_of(one)) else {
                 continue;
             };
-            let place = pods
-                .iter()
-                .position(|usage| usage.id == pod.id)
-                .unwrap_or_else(|| {
-                    pods.push(named(pod));
-                    pods.len() - 1
-                });
+            let place = *places.entry(pod.id.clone()).or_insert_with(|| {
+                pods.push(named(pod));
+                pods.len() - 1
+            });
             let usage = self.container(
                 stats,
                 objects,
@@ -120,11 +117,7 @@ impl Sampler {
         let network = linux.network.unwrap_or_default();
         let link = network.default_interface.unwrap_or_default();
         let id = attributes.id;
-        let created = objects
-            .pods
-            .iter()
-            .find(|pod| pod.id == id)
-            .map_or(0, |pod| pod.created_at);
+        let created = objects.pod_by_id(&id).map_or(0, |pod| pod.created_at);
         let containers: Vec<_> = linux
             .containers
             .into_iter()
@@ -154,7 +147,7 @@ impl Sampler {
     fn container(&mut self, stats: ContainerStats, objects: &Objects, pod: &str, namespace: &str) -> Usage {
         let attributes = stats.attributes.unwrap_or_default();
         let id = attributes.id;
-        let known = objects.containers.iter().find(|one| one.id == id);
+        let known = objects.container_by_id(&id);
         Usage {
             nano_cores: self.cores(&id, stats.cpu.as_ref()),
             memory: memory(stats.memory.as_ref()).0,
