@@ -68,8 +68,12 @@ enum Target {
 /// Writes images to an archive.
 pub(crate) async fn save(client: &Client, args: &SaveArgs, screen: &Screen) -> anyhow::Result<()> {
     let target = target(args)?;
+    let mut names = Vec::with_capacity(args.images.len());
+    for image in &args.images {
+        names.push(images::known_name(client, image).await?);
+    }
     let request = admin::SaveRequest {
-        images: args.images.clone(),
+        images: names,
         form: match args.format {
             SaveFormat::OciArchive | SaveFormat::OciDir => admin::ArchiveForm::Oci,
             SaveFormat::DockerArchive => admin::ArchiveForm::Docker,

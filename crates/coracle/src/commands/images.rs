@@ -16,6 +16,8 @@ use crate::cli::{ImagesArgs, Output, PullArgs};
 use crate::terminal::{self, Cell, Column, Cut, Listing, Row, Screen, Status, Tone, Trouble, remark};
 
 const KEYS: &[&str] = &["name", "image", "id", "pinned"];
+/// Digits of an id that name an image where a name is usual.
+const LEAST_DIGITS: usize = 4;
 /// The place of the digest among the columns.
 const DIGEST: usize = 4;
 const COLUMNS: [Column; 5] = [
@@ -95,7 +97,7 @@ pub(crate) async fn list(client: &Client, args: &ImagesArgs, screen: &Screen) ->
     .await
 }
 
-/// A row a tag; for programs an image a row would say the same tags twice, so its value has them all.
+/// A row an image, called by its first tag; its value has them all.
 pub(super) fn listing<'a>(
     images: impl Iterator<Item = &'a ImageRow>,
     whole: bool,
@@ -140,31 +142,63 @@ fn shown_name(name: &str, whole: bool) -> String {
     }
 }
 
-/// The image that is meant: by reference, or by the beginning of its id.
-pub(crate) async fn meant(client: &Client, text: &str) -> anyhow::Result<Option<String>> {
+/// An image of the node, as it is told to the runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// By which it was found: a whole reference, or its id.
+    pub(super) name: String,
+    /// Its id.
+    pub(super) id: String,
+}
+
+/// The image of the node that a person means: by a name as `coracle pull` takes it, or by the beginning of
+/// its id.
+pub(super) async fn meant(client: &Client, text: &str) -> anyhow::Result<Option<Found>> {
     let text = text.strip_prefix("image/").unwrap_or(text);
+    let names = short_names::candidates(text);
+    for name in names.iter().flatten() {
+        if let Some(id) = id_of(client, name).await? {
+            let name = name.clone();
+            return Ok(Some(Found { name, id }));
+        }
+    }
+    if let Some(id) = by_digits(client, text).await? {
+        return Ok(Some(Found { name: id.clone(), id }));
+    }
+    // What may mean several names may have been meant for none of them, but for digits.
+    names.map(|_| None)
+}
+
+/// The name by which the runtime knows what a person typed; as it was typed when there is no such image, so
+/// that the runtime says what is wrong.
+pub(super) async fn known_name(client: &Client, text: &str) -> anyhow::Result<String> {
+    let found = meant(client, text).await?;
+    Ok(found.map_or_else(|| text.to_owned(), |found| found.name))
+}
+
+/// The id of the image with that name.
+async fn id_of(client: &Client, name: &str) -> Result<Option<String>, ClientError> {
     let image = Some(ImageSpec {
-        image: text.to_owned(),
+        image: name.to_owned(),
         ..ImageSpec::default()
     });
     let request = ImageStatusRequest {
         image,
         verbose: false,
     };
-    let reply = client
-        .images()
-        .image_status(request)
-        .await
-        .map_err(ClientError::of("ImageStatus"));
-    match reply.map(|reply| reply.into_inner().image) {
-        Ok(Some(image)) => return Ok(Some(image.id)),
+    let reply = client.images().image_status(request).await;
+    match reply.map_err(ClientError::of("ImageStatus")) {
+        Ok(reply) => Ok(reply.into_inner().image.map(|image| image.id)),
         // What is no reference may still be digits of an id.
-        Ok(None) => {}
-        Err(error) if error.kind() == Kind::InvalidArgument => {}
-        Err(error) => return Err(error.into()),
+        Err(error) if error.kind() == Kind::InvalidArgument => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+/// The id that begins so.
+async fn by_digits(client: &Client, text: &str) -> anyhow::Result<Option<String>> {
     let digits = text.trim_start_matches("sha256:");
-    if digits.is_empty() {
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(None);
     }
     let images = all(client).await?;
@@ -354,7 +388,22 @@ pub(crate) async fn fetch(client: &Client, reference: &str, screen: &Screen) -> 
     Ok(())
 }
 
-/// Has an image on the node: pulls it when it is not there.
+/// Has the image on the node that a person means: pulls it when it is not there. Gives the name by which the
+/// runtime knows it.
+pub(crate) async fn ensure_meant(client: &Client, typed: &str, screen: &Screen) -> anyhow::Result<String> {
+    let found = meant(client, typed).await?;
+    // Fewer digits are rather a word, and the runtime takes no fewer either.
+    let enough = typed.trim_start_matches("sha256:").len() >= LEAST_DIGITS;
+    if let Some(found) = found.filter(|found| enough || found.name != found.id) {
+        return Ok(found.name);
+    }
+    let names = short_names::candidates(typed)?;
+    terminal::remark(format!("{typed} is not on this node: pulling it"));
+    let (name, _) = pull_first(client, &names, None, screen).await?;
+    Ok(name.to_owned())
+}
+
+/// Has the image of a whole reference on the node: pulls it when it is not there.
 pub(crate) async fn ensure(client: &Client, reference: &str, screen: &Screen) -> anyhow::Result<()> {
     let image = Some(ImageSpec {
         image: reference.to_owned(),
@@ -407,7 +456,7 @@ pub(super) fn row(image: admin::ImageSummary) -> ImageRow {
         tags: image.repo_tags,
         digests: image.repo_digests,
         size: image.size,
-        pinned: false,
+        pinned: image.pinned,
     }
 }
 

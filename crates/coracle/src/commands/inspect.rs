@@ -27,7 +27,10 @@ pub(crate) async fn show(client: &Client, text: &str, screen: &Screen) -> anyhow
             container_value(client, &one.id).await?,
         ),
         Err(trouble) => match images::meant(client, text).await? {
-            Some(id) => (format!("image/{id}"), image_value(client, &id).await?),
+            Some(found) => (
+                format!("image/{}", found.id),
+                image_value(client, &found.id).await?,
+            ),
             None if trouble.is(Status::NotFound) => return Err(nothing(text).into()),
             None => return Err(trouble.into()),
         },

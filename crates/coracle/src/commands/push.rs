@@ -13,7 +13,7 @@ use crate::terminal::{self, Screen, Trouble};
 /// Pushes.
 pub(crate) async fn run(client: &Client, args: &PushArgs, screen: &Screen) -> anyhow::Result<()> {
     let request = admin::PushRequest {
-        image: args.image.clone(),
+        image: images::known_name(client, &args.image).await?,
         destination: args.destination.clone().unwrap_or_default(),
         credentials: images::credentials(args.username.as_deref())?,
     };

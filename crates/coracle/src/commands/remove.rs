@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::process::ExitCode;
 
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{
@@ -13,29 +14,56 @@ use super::find::{self, Object, Objects};
 use super::run::{self, LOG_DIRECTORY};
 use super::{images, inspect, play};
 use crate::cli::{ObjectArgs, StopArgs};
-use crate::terminal::{self, Screen, Status, Trouble};
+use crate::terminal::{self, Screen, Status, Trouble, complain, status_of};
 
 /// Stops pods and containers.
-pub(crate) async fn stop(client: &Client, args: &StopArgs, screen: &Screen) -> anyhow::Result<()> {
-    for text in &args.objects {
-        // Looked up anew for each: the one before may have taken it along.
-        let outcome = match Objects::load(client).await?.object(text)? {
-            Object::Pod(pod) => stop_pod(client, &pod, i64::from(args.timeout)).await,
-            Object::Container(container) => {
-                let request = StopContainerRequest {
-                    container_id: container.id,
-                    timeout: i64::from(args.timeout),
-                };
-                let reply = client.runtime().stop_container(request).await;
-                reply
-                    .map(|_| ())
-                    .map_err(|status| ClientError::of("StopContainer")(status).into())
+pub(crate) async fn stop(client: &Client, args: &StopArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let timeout = i64::from(args.timeout);
+    let stopped = async |text: &str| stop_one(client, text, timeout).await;
+    each(&args.objects, stopped, |text| screen.done("stopped", text)).await
+}
+
+/// Acts on each object, whatever became of the others, and says so of each; the first that failed is how the
+/// command ends.
+async fn each(
+    objects: &[String],
+    act: impl AsyncFn(&str) -> anyhow::Result<()>,
+    tell: impl Fn(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    let mut first = None;
+    for text in objects {
+        match act(text).await {
+            Ok(()) => tell(text)?,
+            Err(error) => {
+                let status = status_of(&error);
+                complain(&error);
+                first.get_or_insert(status);
+                if status == Status::Unreachable {
+                    // Nor will it be for the next.
+                    break;
+                }
             }
-        };
-        outcome.map_err(|error| error.context(Cannot("stop", text).trouble()))?;
-        screen.done("stopped", text)?;
+        }
     }
-    Ok(())
+    Ok(first.map_or(ExitCode::SUCCESS, ExitCode::from))
+}
+
+async fn stop_one(client: &Client, text: &str, timeout: i64) -> anyhow::Result<()> {
+    // Looked up anew for each: the one before may have taken it along.
+    let outcome = match Objects::load(client).await?.object(text)? {
+        Object::Pod(pod) => stop_pod(client, &pod, timeout).await,
+        Object::Container(container) => {
+            let request = StopContainerRequest {
+                container_id: container.id,
+                timeout,
+            };
+            let reply = client.runtime().stop_container(request).await;
+            reply
+                .map(|_| ())
+                .map_err(|status| ClientError::of("StopContainer")(status).into())
+        }
+    };
+    outcome.map_err(|error| error.context(Cannot("stop", text).trouble()))
 }
 
 /// What could not be done to what.
@@ -79,43 +107,40 @@ async fn stop_pod(client: &Client, pod: &PodSandbox, timeout: i64) -> anyhow::Re
 }
 
 /// Removes pods, containers and images. A pod or container goes before an image of that name.
-pub(crate) async fn remove(client: &Client, args: &ObjectArgs, screen: &Screen) -> anyhow::Result<()> {
-    for text in &args.objects {
-        let outcome = match Objects::load(client).await?.object(text) {
-            Ok(Object::Pod(pod)) => remove_pod(client, &pod).await,
-            Ok(Object::Container(container)) => {
-                let request = RemoveContainerRequest {
-                    container_id: container.id,
-                };
-                let reply = client.runtime().remove_container(request).await;
-                reply
-                    .map(|_| ())
-                    .map_err(|status| ClientError::of("RemoveContainer")(status).into())
-            }
-            Err(trouble) if trouble.is(Status::NotFound) => remove_image(client, text).await,
-            Err(trouble) => return Err(trouble.into()),
-        };
-        outcome.map_err(|error| match error.downcast_ref::<Trouble>() {
-            Some(_) => error,
-            None => error.context(Cannot("remove", text).trouble()),
-        })?;
-        screen.done("removed", text)?;
-    }
-    Ok(())
+pub(crate) async fn remove(client: &Client, args: &ObjectArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let removed = async |text: &str| remove_one(client, text).await;
+    each(&args.objects, removed, |text| screen.done("removed", text)).await
 }
 
-/// Removes the image that `text` means.
+async fn remove_one(client: &Client, text: &str) -> anyhow::Result<()> {
+    let outcome = match Objects::load(client).await?.object(text) {
+        Ok(Object::Pod(pod)) => remove_pod(client, &pod).await,
+        Ok(Object::Container(container)) => {
+            let request = RemoveContainerRequest {
+                container_id: container.id,
+            };
+            let reply = client.runtime().remove_container(request).await;
+            reply
+                .map(|_| ())
+                .map_err(|status| ClientError::of("RemoveContainer")(status).into())
+        }
+        Err(trouble) if trouble.is(Status::NotFound) => remove_image(client, text).await,
+        Err(trouble) => return Err(trouble.into()),
+    };
+    outcome.map_err(|error| match error.downcast_ref::<Trouble>() {
+        Some(_) => error,
+        None => error.context(Cannot("remove", text).trouble()),
+    })
+}
+
+/// Removes the image that `text` means, with all its names: CRI knows no removal of a name alone.
 async fn remove_image(client: &Client, text: &str) -> anyhow::Result<()> {
-    let Some(id) = images::meant(client, text).await? else {
+    let Some(found) = images::meant(client, text).await? else {
         return Err(inspect::nothing(text).into());
     };
-    // A name takes its own tag away, an id the image with all its tags.
-    let name = text.strip_prefix("image/").unwrap_or(text);
-    let digits = name.trim_start_matches("sha256:");
-    let by_id = id.trim_start_matches("sha256:").starts_with(digits);
     let request = RemoveImageRequest {
         image: Some(ImageSpec {
-            image: if by_id { id } else { name.to_owned() },
+            image: found.id,
             ..ImageSpec::default()
         }),
     };
@@ -171,6 +196,8 @@ fn remove_logs(logs: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use coracle_proto::cri::PodSandboxMetadata;
 
     use super::*;
@@ -219,5 +246,23 @@ mod tests {
         remove_logs(&at("logs")).unwrap();
         remove_logs(&at("logs")).unwrap();
         assert!(!at("logs").exists() && at("foreign/file").exists());
+    }
+
+    #[tokio::test]
+    async fn what_fails_keeps_the_others_from_nothing_and_gives_the_status() {
+        let objects = ["a", "missing", "b", "ambiguous"].map(str::to_owned);
+        let told = Mutex::new(Vec::new());
+        let act = async |text: &str| match text {
+            "missing" => Err(Trouble::new("no").status(Status::NotFound).into()),
+            "ambiguous" => Err(Trouble::new("no").status(Status::Ambiguous).into()),
+            _ => Ok(()),
+        };
+        let tell = |text: &str| {
+            told.lock().unwrap().push(text.to_owned());
+            Ok(())
+        };
+        let code = each(&objects, act, tell).await.unwrap();
+        assert_eq!(code, Status::NotFound.into());
+        assert_eq!(*told.lock().unwrap(), ["a", "b"]);
     }
 }

@@ -1,5 +1,5 @@
 //! What a name without a registry means to a person on this node: the aliases and search list of its
-//! registries.conf. CRI knows neither; there such a name is Docker Hub's.
+//! registries.conf. CRI and manifests know neither; there such a name is Docker Hub's.
 
 use coracle_image::ShortNames;
 
