@@ -31,6 +31,7 @@ mod watch;
 use std::process::ExitCode;
 
 use crate::cli::{Command, Global};
+use crate::is_closed_pipe;
 use crate::terminal::{Screen, Status, complain, status_of};
 
 /// Runs a command against the runtime on the socket.
@@ -38,7 +39,10 @@ pub(crate) fn run(command: Command, global: Global) -> anyhow::Result<ExitCode> 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(dispatch(command, global))
+    let outcome = runtime.block_on(dispatch(command, global));
+    // A thread that reads standard input may wait for ever, and nothing that counts is left to it.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn dispatch(command: Command, global: Global) -> anyhow::Result<ExitCode> {
@@ -64,7 +68,7 @@ async fn dispatch(command: Command, global: Global) -> anyhow::Result<ExitCode> 
         Command::Load(args) => archive::load(&client, &args, &screen).await?,
         Command::Save(args) => archive::save(&client, &args, &screen).await?,
         Command::Prune(args) => prune::run(&client, &args, &screen).await?,
-        Command::Logs(args) => logs::show(&client, &args).await?,
+        Command::Logs(args) => logs::show(&client, &args, &screen).await?,
         Command::Exec(args) => return Ok(not_run(exec::run(&client, &args, &screen).await)),
         Command::Stop(args) => return remove::stop(&client, &args, &screen).await,
         Command::Rm(args) => return remove::remove(&client, &args, &screen).await,
@@ -91,6 +95,10 @@ async fn dispatch(command: Command, global: Global) -> anyhow::Result<ExitCode> 
 /// Where the exit code is the command's inside, a failure of our own must not look like one of its.
 fn not_run(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     outcome.unwrap_or_else(|error| {
+        // Who reads no more has read enough.
+        if is_closed_pipe(&error) {
+            return ExitCode::SUCCESS;
+        }
         complain(&error);
         match status_of(&error) {
             Status::Usage => Status::Usage.into(),

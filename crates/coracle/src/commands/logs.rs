@@ -1,10 +1,12 @@
 //! `logs`: reads a container's CRI log (`<time> <stream> <P|F> <text>` a line).
 
+use std::collections::VecDeque;
+use std::fs::Metadata;
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{ContainerState, ContainerStatus, ContainerStatusRequest};
 use tokio::fs::File;
@@ -12,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::find::Objects;
 use crate::cli::LogsArgs;
+use crate::terminal::Screen;
 
 /// How often a followed log is looked at: a person does not see a shorter pause.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -21,66 +24,138 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Style {
     /// With the time of each line.
     pub(crate) timestamps: bool,
-    /// Only the last lines.
-    pub(crate) tail: Option<usize>,
 }
 
 /// Shows a log.
-pub(crate) async fn show(client: &Client, args: &LogsArgs) -> anyhow::Result<()> {
+pub(crate) async fn show(client: &Client, args: &LogsArgs, screen: &Screen) -> anyhow::Result<()> {
+    screen.has_one_form("what a container printed is shown as it is", &[])?;
     let container = Objects::load(client).await?.container(&args.object)?;
     let style = Style {
         timestamps: args.timestamps,
-        tail: args.tail,
     };
     let status = status(client, &container.id).await?;
     if status.log_path.is_empty() {
         anyhow::bail!("container {} was made without a log", args.object);
     }
-    let file = File::open(&status.log_path)
-        .await
-        .with_context(|| format!("open the log {}", status.log_path))?;
-    let mut reader = BufReader::new(file);
-    let mut lines = Vec::new();
-    while let Some(line) = next(&mut reader).await? {
-        lines.push(line);
-        if style.tail.is_some_and(|tail| lines.len() > tail.max(1) * 2) {
-            lines.drain(..lines.len() - style.tail.unwrap_or_default());
+    let mut log = Log::open(Path::new(&status.log_path)).await?;
+    match args.tail {
+        None => log.show(style, !args.follow).await?,
+        Some(count) => {
+            let mut last = VecDeque::new();
+            while let Some(line) = log.next(!args.follow).await? {
+                last.push_back(line);
+                if last.len() > count {
+                    last.pop_front();
+                }
+            }
+            last.iter().try_for_each(|line| print(line, style))?;
         }
     }
-    let from = lines.len().saturating_sub(style.tail.unwrap_or(usize::MAX));
-    for line in &lines[from..] {
-        print(line, style)?;
-    }
     if args.follow {
-        follow_reader(client, &container.id, reader, style).await?;
+        follow_log(client, &container.id, log, style).await?;
     }
     Ok(())
 }
 
 /// Shows a log as it grows, until the container has ended; gives its status then.
 pub(crate) async fn follow(client: &Client, id: &str, path: &Path) -> anyhow::Result<ContainerStatus> {
-    let file = File::open(path)
-        .await
-        .with_context(|| format!("open the log {}", path.display()))?;
-    follow_reader(client, id, BufReader::new(file), Style::default()).await
+    follow_log(client, id, Log::open(path).await?, Style::default()).await
 }
 
-async fn follow_reader(
+async fn follow_log(
     client: &Client,
     id: &str,
-    mut reader: BufReader<File>,
+    mut log: Log,
     style: Style,
 ) -> anyhow::Result<ContainerStatus> {
     loop {
         // Asked before the last read: what was written before the end is then still shown.
         let status = status(client, id).await?;
-        while let Some(line) = next(&mut reader).await? {
-            print(&line, style)?;
-        }
-        if status.state() == ContainerState::ContainerExited {
+        let ended = status.state() == ContainerState::ContainerExited;
+        log.show(style, ended).await?;
+        if ended {
             return Ok(status);
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// A log as it grows, over rotations: whoever rotates it renames the file and has another opened in its place.
+#[derive(Debug)]
+pub(super) struct Log {
+    path: PathBuf,
+    reader: BufReader<File>,
+    /// What was read of a record whose end is not written yet.
+    begun: Vec<u8>,
+    /// At the last look another file stood in its place.
+    replaced: bool,
+}
+
+impl Log {
+    /// Opens it.
+    pub(super) async fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path).await.map_err(|error| {
+            let words = format!("open the log {}: {error}", path.display());
+            io::Error::new(error.kind(), words)
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            reader: BufReader::new(file),
+            begun: Vec::new(),
+            replaced: false,
+        })
+    }
+
+    /// The next line with its end; `None` when there is none now. At the last look nothing is left for the next.
+    pub(super) async fn next(&mut self, last: bool) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if !self.begun.ends_with(b"\n") {
+                self.reader.read_until(b'\n', &mut self.begun).await?;
+            }
+            if self.begun.ends_with(b"\n") {
+                return Ok(Some(std::mem::take(&mut self.begun)));
+            }
+            if !self.turn(last).await? {
+                let rest = last && !self.begun.is_empty();
+                return Ok(rest.then(|| std::mem::take(&mut self.begun)));
+            }
+        }
+    }
+
+    /// Goes on with the file that stands in the old one's place, if there is one.
+    async fn turn(&mut self, last: bool) -> io::Result<bool> {
+        let own = self.reader.get_ref().metadata().await?;
+        let same = |other: &Metadata| (other.dev(), other.ino()) == (own.dev(), own.ino());
+        let Some(_) = tokio::fs::metadata(&self.path)
+            .await
+            .ok()
+            .filter(|other| !same(other))
+        else {
+            self.replaced = false;
+            return Ok(false);
+        };
+        // The last words may still be on their way into the old file: it is read once more.
+        if !self.replaced && !last {
+            self.replaced = true;
+            return Ok(false);
+        }
+        // Gone again meanwhile: the next look finds what comes in its place.
+        let Ok(file) = File::open(&self.path).await else {
+            return Ok(false);
+        };
+        self.reader = BufReader::new(file);
+        self.replaced = false;
+        if !self.begun.is_empty() {
+            self.begun.push(b'\n');
+        }
+        Ok(true)
+    }
+
+    async fn show(&mut self, style: Style, last: bool) -> io::Result<()> {
+        while let Some(line) = self.next(last).await? {
+            print(&line, style)?;
+        }
+        Ok(())
     }
 }
 
@@ -96,11 +171,6 @@ pub(crate) async fn status(client: &Client, id: &str) -> anyhow::Result<Containe
         .await
         .map_err(ClientError::of("ContainerStatus"))?;
     Ok(reply.into_inner().status.unwrap_or_default())
-}
-
-async fn next(reader: &mut BufReader<File>) -> io::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    Ok((reader.read_until(b'\n', &mut line).await? > 0).then_some(line))
 }
 
 fn print(line: &[u8], style: Style) -> io::Result<()> {
@@ -128,5 +198,53 @@ fn print(line: &[u8], style: Style) -> io::Result<()> {
         write(Box::new(io::stderr()))
     } else {
         write(Box::new(io::stdout()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{OpenOptions, rename, write};
+
+    use super::*;
+
+    async fn all(log: &mut Log, last: bool) -> String {
+        let mut text = Vec::new();
+        while let Some(line) = log.next(last).await.unwrap() {
+            text.extend(line);
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    fn append(path: &Path, text: &str) {
+        let mut file = OpenOptions::new().append(true).open(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_log_is_followed_over_rotations_and_loses_no_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, old) = (directory.path().join("0.log"), directory.path().join("0.log.old"));
+        write(&path, "a\nb").unwrap();
+        let mut log = Log::open(&path).await.unwrap();
+        assert_eq!(
+            all(&mut log, false).await,
+            "a\n",
+            "half a record waits for its end"
+        );
+        append(&path, "b\n");
+        assert_eq!(all(&mut log, false).await, "bb\n");
+        rename(&path, &old).unwrap();
+        append(&old, "c\n");
+        assert_eq!(all(&mut log, false).await, "c\n");
+        write(&path, "e\n").unwrap();
+        assert_eq!(all(&mut log, false).await, "", "last words may be on their way");
+        append(&old, "d\n");
+        assert_eq!(all(&mut log, false).await, "d\ne\n");
+        append(&path, "f\n");
+        assert_eq!(all(&mut log, false).await, "f\n");
+        rename(&path, &old).unwrap();
+        append(&old, "g");
+        write(&path, "h\ni").unwrap();
+        assert_eq!(all(&mut log, true).await, "g\nh\ni", "at the end nothing is left");
     }
 }

@@ -6,7 +6,7 @@ use coracle_proto::cri::{
 };
 
 use super::find::Objects;
-use super::{lists, ops};
+use super::{lists, not_run, ops};
 use crate::cli::{ListArgs, OpsArgs, PickArgs};
 use crate::terminal::forms::{NOW, SECOND, forms};
 use crate::terminal::{Column, Listing, Row, Screen};
@@ -147,4 +147,14 @@ fn operations_in_every_form() {
             std::iter::once(ops::row(&operation, &args)),
         )
     }));
+}
+
+#[test]
+fn a_reader_that_has_left_is_no_failure_of_what_ran() {
+    use std::io::{Error, ErrorKind};
+    use std::process::ExitCode;
+
+    let failed = |kind: ErrorKind| not_run(Err(anyhow::Error::new(Error::from(kind)).context("write")));
+    assert_eq!(failed(ErrorKind::BrokenPipe), ExitCode::SUCCESS);
+    assert_eq!(failed(ErrorKind::NotFound), ExitCode::from(125));
 }

@@ -11,6 +11,7 @@ use super::clock::Clock;
 use super::layout::{GAP, Layout, fit, lay_out};
 use super::listing::{Cell, Column, Cut, Listing, Row};
 use super::tone::{Tone, clean, clean_json};
+use super::trouble::{Status, Trouble};
 use super::yaml;
 use crate::cli::{Global, Output};
 
@@ -166,6 +167,17 @@ impl Screen {
             self.line(clean_json(&serde_json::to_string(&value)?))?;
         }
         Ok(())
+    }
+
+    /// For results that have a form of their own: refuses one that was asked for and is not among the `others`.
+    pub(crate) fn has_one_form(&self, what: &str, others: &[Output]) -> Result<(), Trouble> {
+        let own = [Output::Table, Output::Wide];
+        if own.contains(&self.output) || others.contains(&self.output) {
+            return Ok(());
+        }
+        Err(Trouble::new(format!("{what}: it has no other form"))
+            .next("leave --output away")
+            .status(Status::Usage))
     }
 
     /// What was done to what, as `stop` and `rm` tell it: the name, or for programs `{"done": name}`.

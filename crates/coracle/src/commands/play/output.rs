@@ -1,13 +1,13 @@
 //! What containers print, a line at a time behind their names, and what is said about them.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::fs::File;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::watch;
 
+use super::storage::end_of;
+use crate::commands::logs::Log;
 use crate::terminal;
 
 /// How often a log is looked at: a person does not see a shorter pause.
@@ -71,16 +71,12 @@ impl Follower {
     }
 }
 
-async fn show(label: &str, log: &PathBuf, ended: watch::Receiver<bool>) -> io::Result<()> {
-    let mut reader = BufReader::new(File::open(log).await?);
-    let (mut raw, mut line) = (Vec::new(), Vec::new());
+async fn show(label: &str, log: &Path, ended: watch::Receiver<bool>) -> io::Result<()> {
+    let mut log = Log::open(log).await?;
+    let mut line = Vec::new();
     loop {
         let last = *ended.borrow();
-        while reader.read_until(b'\n', &mut raw).await? > 0 {
-            if raw.last() != Some(&b'\n') {
-                // Half a record: the rest comes with the next look.
-                break;
-            }
+        while let Some(raw) = log.next(last).await? {
             let mut fields = raw.splitn(4, |byte| *byte == b' ').skip(1);
             let (stream, tag, text) = (fields.next(), fields.next(), fields.next().unwrap_or_default());
             line.extend_from_slice(text.strip_suffix(b"\n").unwrap_or(text));
@@ -88,7 +84,6 @@ async fn show(label: &str, log: &PathBuf, ended: watch::Receiver<bool>) -> io::R
                 write(label, stream == Some(b"stderr"), &line)?;
                 line.clear();
             }
-            raw.clear();
         }
         if last {
             return Ok(());
@@ -112,9 +107,26 @@ fn write(label: &str, to_stderr: bool, line: &[u8]) -> io::Result<()> {
 
 /// The last line of a log, for containers that left no last words.
 pub(super) fn last_line(log: &Path) -> String {
-    let text = std::fs::read(log).unwrap_or_default();
-    let from = text.len().saturating_sub(4096);
-    let text = String::from_utf8_lossy(&text[from..]).into_owned();
+    let text = end_of(log);
     let line = text.lines().next_back().unwrap_or_default();
     line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek as _, SeekFrom};
+
+    use super::*;
+
+    #[test]
+    fn only_the_end_of_a_log_is_read_for_its_last_line() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        // A terabyte that takes no space: who read it whole would not come back.
+        file.as_file().set_len(1 << 40).unwrap();
+        file.seek(SeekFrom::End(0)).unwrap();
+        file.write_all(b"\nt stdout F first\nt stderr F the end\n")
+            .unwrap();
+        assert_eq!(last_line(file.path()), "the end");
+        assert_eq!(last_line(Path::new("/none")), "");
+    }
 }

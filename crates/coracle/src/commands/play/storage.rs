@@ -132,6 +132,11 @@ impl Storage {
 
 /// What a container left in its file of last words: the end of it, however long the container made it.
 pub(super) fn last_words(path: &Path) -> String {
+    end_of(path).trim().to_owned()
+}
+
+/// The end of a file that a container filled; nothing when it cannot be read.
+pub(super) fn end_of(path: &Path) -> String {
     let read = || {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
@@ -140,9 +145,7 @@ pub(super) fn last_words(path: &Path) -> String {
         file.take(WORDS_MAX).read_to_end(&mut bytes)?;
         std::io::Result::Ok(bytes)
     };
-    String::from_utf8_lossy(&read().unwrap_or_default())
-        .trim()
-        .to_owned()
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
 /// Keeps whoever watches a pod of a manifest from starting its containers again; nothing for other pods.
