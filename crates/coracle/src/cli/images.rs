@@ -101,7 +101,7 @@ pub(crate) struct PruneArgs {
     /// Only tell what would go
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,
-    /// Do not ask
+    /// Do not ask; needed where standard input is no terminal
     #[arg(long, short)]
     pub(crate) yes: bool,
 }

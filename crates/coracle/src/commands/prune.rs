@@ -1,4 +1,4 @@
-//! `prune`: images that nobody uses go, after a question on a terminal.
+//! `prune`: images that nobody uses go, after a question on a terminal or a yes on the command line.
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,8 +18,7 @@ pub(crate) async fn run(client: &Client, args: &PruneArgs, screen: &Screen) -> a
         before: before(&args.filter, SystemTime::now())?,
         dry_run: true,
     };
-    let asks = !args.dry_run && !args.yes && io::stdin().is_terminal();
-    if asks {
+    if asks(args, io::stdin().is_terminal())? {
         let found = call(client, request).await?;
         if found.images.is_empty() {
             terminal::remark("no image would go; layers that no image needs are removed");
@@ -30,6 +29,22 @@ pub(crate) async fn run(client: &Client, args: &PruneArgs, screen: &Screen) -> a
     request.dry_run = args.dry_run;
     let found = call(client, request).await?;
     show(&found, args.dry_run, screen)
+}
+
+/// Whether a person is asked first; where none can be, the command line must have said yes.
+fn asks(args: &PruneArgs, on_terminal: bool) -> Result<bool, Trouble> {
+    if args.dry_run || args.yes {
+        return Ok(false);
+    }
+    if on_terminal {
+        return Ok(true);
+    }
+    Err(
+        Trouble::new("standard input is no terminal: nobody can be asked whether images may go")
+            .next("--yes removes them without a question")
+            .next("--dry-run only tells what would go")
+            .status(Status::Usage),
+    )
 }
 
 async fn call(client: &Client, request: PruneImagesRequest) -> anyhow::Result<PruneImagesResponse> {
@@ -139,6 +154,22 @@ mod tests {
     }
 
     #[test]
+    fn without_a_terminal_it_must_be_said_that_images_may_go() {
+        let args = |dry_run: bool, yes: bool| PruneArgs {
+            all: false,
+            filter: Vec::new(),
+            dry_run,
+            yes,
+        };
+        assert_eq!(asks(&args(false, false), true), Ok(true));
+        for (dry_run, yes) in [(true, false), (false, true)] {
+            assert_eq!(asks(&args(dry_run, yes), false), Ok(false));
+        }
+        let refused = asks(&args(false, false), false).unwrap_err();
+        assert!(refused.is(Status::Usage));
+    }
+
+    #[test]
     fn what_went_is_listed_a_line_an_image() {
         let found = PruneImagesResponse {
             images: vec![ImageSummary {
@@ -146,6 +177,7 @@ mod tests {
                 repo_tags: vec!["r.example/a:1".to_owned()],
                 repo_digests: Vec::new(),
                 size: 7,
+                pinned: false,
             }],
             bytes: 4096,
             inodes: 2,
