@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 /// What to do with the configuration.
@@ -50,5 +51,6 @@ pub(crate) struct CheckArgs {
 pub(crate) struct LogLevelArgs {
     /// error, warn, info, debug, trace, off, or a filter such as info,coracle_engine=debug; without it the
     /// level in force is shown
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) filter: Option<String>,
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::PickArgs;
@@ -24,6 +25,7 @@ pub(crate) struct ImagesArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PullArgs {
     /// Reference: docker.io/library/nginx, registry.example/app:1.2, app@sha256:...
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) image: String,
     /// User name for the registry; the password is read from the variable CORACLE_REGISTRY_PASSWORD
     #[arg(long, value_name = "USER")]
@@ -50,7 +52,7 @@ pub(crate) struct LoadArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SaveArgs {
     /// Images, by any of their names; one that is named by a tag keeps that tag only
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "IMAGE", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) images: Vec<String>,
     /// File to write, or directory with --format oci-dir; `-` writes to standard output
     #[arg(long, short, value_name = "FILE", default_value = "-")]
@@ -70,8 +72,10 @@ pub(crate) struct SaveArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PushArgs {
     /// The image, by any of its names
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) image: String,
     /// Where to: registry.example/team/app:1.2; the image's own name when it is left out
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) destination: Option<String>,
     /// User name for the registry; the password is read from the variable CORACLE_REGISTRY_PASSWORD
     #[arg(long, value_name = "USER")]

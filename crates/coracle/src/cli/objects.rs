@@ -1,11 +1,13 @@
 //! What the commands on one or several pods, containers and images take.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 /// Whose log to show.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogsArgs {
     /// Container, or pod with one container: id, its beginning, or name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) object: String,
     /// Go on as it grows, until the container has ended
     #[arg(long, short)]
@@ -22,6 +24,7 @@ pub(crate) struct LogsArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ExecArgs {
     /// Container, or pod with one container: id, its beginning, or name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) object: String,
     /// Program and arguments
     #[arg(last = true, required = true)]
@@ -35,7 +38,7 @@ pub(crate) struct ExecArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StopArgs {
     /// Pods or containers: ids, their beginnings, or names
-    #[arg(required = true)]
+    #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) objects: Vec<String>,
     /// Seconds between the stop signal and KILL
     #[arg(long, short, default_value_t = 10, value_name = "SECONDS")]
@@ -46,7 +49,7 @@ pub(crate) struct StopArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ObjectArgs {
     /// Pods, containers or images: ids, their beginnings, or names
-    #[arg(required = true)]
+    #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) objects: Vec<String>,
 }
 
@@ -54,5 +57,6 @@ pub(crate) struct ObjectArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct OneArg {
     /// Id, its beginning, or name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) object: String,
 }

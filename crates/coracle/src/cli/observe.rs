@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::listing::PickArgs;
@@ -10,6 +11,7 @@ use super::listing::PickArgs;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TopArgs {
     /// Only these pods or containers: ids, their beginnings, or names
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) objects: Vec<String>,
     /// What is on top
     #[arg(long, short, value_enum, default_value_t = SortKey::Cpu, value_name = "KEY")]
@@ -67,6 +69,7 @@ pub(crate) struct OpsArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ExplainArgs {
     /// Pod, or one of its containers: id, its beginning, or name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) object: String,
     /// Draw it as SVG into a file, or to standard output when none is named
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]

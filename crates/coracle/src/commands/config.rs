@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::reach;
 use crate::cli::{CheckArgs, ConfigCommand, Global, LogLevelArgs, Output, ShowArgs};
 use crate::config::{self, EXIT_CONFIG, Effect, Loaded, Problem, Rejected, Sources};
-use crate::terminal::{Cell, Column, Cut, Listing, Row, Screen, Tone, complain, remark};
+use crate::terminal::{Cell, Column, Cut, Listing, Row, Screen, Status, Tone, Trouble, complain, remark};
 
 const SETTINGS: [Column; 4] = [
     Column::new("KEY"),
@@ -37,8 +37,14 @@ pub(crate) async fn run(
     screen: &Screen,
 ) -> anyhow::Result<ExitCode> {
     match command {
-        ConfigCommand::Default => screen.raw(&config::commented_default())?,
-        ConfigCommand::Schema => screen.line(serde_json::to_string_pretty(&config::schema())?)?,
+        ConfigCommand::Default => {
+            screen.has_one_form("the default configuration is a TOML file", &[])?;
+            screen.raw(&config::commented_default())?;
+        }
+        ConfigCommand::Schema => {
+            screen.has_one_form("a JSON Schema is JSON", &[Output::Json, Output::Yaml])?;
+            screen.value(&config::schema())?;
+        }
         ConfigCommand::Check(args) => return check(&args, screen),
         ConfigCommand::Show(args) => return show(&args, global, screen).await,
         ConfigCommand::Reload => return reload(&reach::connect(&global.socket).await?, screen).await,
@@ -291,7 +297,8 @@ pub(crate) async fn log_level(client: &Client, args: &LogLevelArgs, screen: &Scr
         filter: filter.clone(),
     };
     let reply = client.admin().set_log_level(request).await;
-    let before = reply.map_err(ClientError::of("SetLogLevel"))?.into_inner().before;
+    let reply = reply.map_err(ClientError::of("SetLogLevel"));
+    let before = reply.map_err(|error| not_set(error, filter))?.into_inner().before;
     match screen.output {
         Output::Json | Output::Yaml => {
             screen.value(&serde_json::json!({ "filter": filter, "before": before }))
@@ -301,6 +308,17 @@ pub(crate) async fn log_level(client: &Client, args: &LogLevelArgs, screen: &Scr
             "{filter}, was {before}; until `coracle config reload` or a restart of the daemon"
         ))?),
     }
+}
+
+/// A filter that is none is a mistake of the command line.
+fn not_set(error: ClientError, filter: &str) -> anyhow::Error {
+    if error.kind() != Kind::InvalidArgument {
+        return error.into();
+    }
+    let trouble = Trouble::new(format!("{filter:?} is no filter of what is logged"))
+        .next("give error, warn, info, debug, trace or off, or a filter such as info,coracle_engine=debug")
+        .status(Status::Usage);
+    anyhow::Error::new(error).context(trouble)
 }
 
 #[cfg(test)]
@@ -317,6 +335,14 @@ mod tests {
             live,
             pending: pending.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_a_mistake_of_the_command_line() {
+        let failed = |code| ClientError::of("SetLogLevel")(tonic::Status::new(code, "no"));
+        let status = |code| crate::terminal::status_of(&not_set(failed(code), "loud"));
+        assert_eq!(status(tonic::Code::InvalidArgument), Status::Usage);
+        assert_eq!(status(tonic::Code::Unavailable), Status::Unreachable);
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use coracle_manifest::{File, Reading};
 
 use crate::cli::RunArgs;
+use crate::terminal::{Status, Trouble};
 
 /// Bytes of one file; the manifests' crate takes no more.
 const TEXT_MAX: u64 = 8 << 20;
@@ -33,7 +34,14 @@ impl Sources {
         };
         for name in args.manifests() {
             let text = if name == "-" {
-                ensure!(sources.stdin.is_none(), "-: standard input can be read once only");
+                if sources.stdin.is_some() {
+                    return Err(
+                        Trouble::new("- is given twice, and standard input can be read once only")
+                            .next("write one of the manifests to a file")
+                            .status(Status::Usage)
+                            .into(),
+                    );
+                }
                 let text = limited(&mut std::io::stdin(), "standard input")?;
                 sources.stdin = Some(text.clone());
                 text
@@ -62,7 +70,7 @@ impl Sources {
 }
 
 /// Options that say of a container what a manifest says itself.
-fn must_not_be_said(args: &RunArgs) -> anyhow::Result<()> {
+fn must_not_be_said(args: &RunArgs) -> Result<(), Trouble> {
     for (said, option) in [
         (args.name.is_some(), "--name"),
         (!args.env.is_empty(), "--env"),
@@ -72,7 +80,9 @@ fn must_not_be_said(args: &RunArgs) -> anyhow::Result<()> {
         (!args.command.is_empty(), "a command"),
     ] {
         if said {
-            bail!("{option} goes with an image: a manifest says it itself");
+            return Err(Trouble::new(format!("{option} goes with an image"))
+                .next("say it in the manifest")
+                .status(Status::Usage));
         }
     }
     Ok(())
@@ -101,4 +111,32 @@ fn limited(from: &mut impl Read, name: &str) -> anyhow::Result<String> {
 /// The same file for a process that may stand elsewhere.
 pub(super) fn absolute(name: &str) -> anyhow::Result<PathBuf> {
     std::path::absolute(name).with_context(|| format!("the path of {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::terminal::status_of;
+
+    #[test]
+    fn what_does_not_go_with_manifests_is_a_mistake_of_the_command_line() {
+        for line in [
+            &["pod.yaml", "--name", "a"][..],
+            &["pod.yaml", "--env", "A=b"],
+            &["pod.yaml", "--publish", "1:2"],
+            &["pod.yaml", "--host-network"],
+            &["pod.yaml", "--workdir", "/"],
+            &["pod.yaml", "--", "true"],
+        ] {
+            let parsed = Cli::try_parse_from(["coracle", "run"].iter().chain(line)).unwrap();
+            let Command::Run(args) = parsed.command else {
+                panic!("{line:?}");
+            };
+            let error = Sources::load(&args).unwrap_err();
+            assert_eq!(status_of(&error), Status::Usage, "{line:?}");
+        }
+    }
 }
