@@ -132,6 +132,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn empty_names_and_malformed_values_are_mistakes_of_the_command_line() {
+        for line in [
+            &["pull", ""][..],
+            &["push", "a", ""],
+            &["save", "a", ""],
+            &["inspect", ""],
+            &["rm", "a", ""],
+            &["stop", ""],
+            &["logs", ""],
+            &["explain", ""],
+            &["top", ""],
+            &["exec", "", "--", "true"],
+            &["run", ""],
+            &["run", "--name", "", "a"],
+            &["run", "-e", "A", "a"],
+            &["run", "-e", "=b", "a"],
+            &["log-level", ""],
+        ] {
+            let error = Cli::try_parse_from(std::iter::once(&"coracle").chain(line));
+            assert_eq!(error.map(|_| ()).unwrap_err().exit_code(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
     }

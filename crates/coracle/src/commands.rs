@@ -24,6 +24,7 @@ mod reach;
 mod remove;
 mod run;
 mod short_names;
+mod signals;
 mod top;
 mod tree;
 mod watch;

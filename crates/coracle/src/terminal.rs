@@ -30,8 +30,3 @@ pub(crate) fn remark(words: impl Display) {
     let style = Tone::Faint.style();
     anstream::eprintln!("{style}{words}{style:#}");
 }
-
-/// A line of the result.
-pub(crate) fn line(words: impl Display) {
-    anstream::println!("{words}");
-}

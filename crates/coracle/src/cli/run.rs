@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::manifest::{ManifestArgs, is_manifest};
 
@@ -11,7 +12,7 @@ use super::manifest::{ManifestArgs, is_manifest};
 pub(crate) struct RunArgs {
     /// Image, pulled when it is not on the node; or Kubernetes manifests: files that end in .yaml, .yml or
     /// .json, or `-` for standard input
-    #[arg(value_name = "IMAGE|MANIFEST", required_unless_present = "files")]
+    #[arg(value_name = "IMAGE|MANIFEST", required_unless_present = "files", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) what: Vec<String>,
     /// What goes with manifests.
     #[command(flatten)]
@@ -20,7 +21,7 @@ pub(crate) struct RunArgs {
     #[arg(last = true)]
     pub(crate) command: Vec<String>,
     /// Name of the pod [default: made from the image's]
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
     /// Return when it runs, instead of showing what it prints until it ends
     #[arg(long, short)]
@@ -29,8 +30,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) keep: bool,
     /// Environment variable; may be given several times
-    #[arg(long, short, value_name = "NAME=VALUE")]
-    pub(crate) env: Vec<String>,
+    #[arg(long, short, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub(crate) env: Vec<Variable>,
     /// Port of the host that leads to one of the pod; may be given several times
     #[arg(long, short, value_name = "[IP:]HOST:POD[/udp]", value_parser = parse_publish)]
     pub(crate) publish: Vec<Publish>,
@@ -72,6 +73,27 @@ pub(crate) struct Publish {
     pub(crate) udp: bool,
 }
 
+/// A variable of the environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Variable {
+    /// Before the first `=`.
+    pub(crate) name: String,
+    /// Behind it.
+    pub(crate) value: String,
+}
+
+fn parse_variable(text: &str) -> Result<Variable, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok(Variable {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        }),
+        Some(_) => Err("a variable needs a name before the =".to_owned()),
+        // Others take its value from the environment here: what a container gets is to be read on the line.
+        None => Err(format!("write NAME=VALUE; the one of here is {text}=\"${text}\"")),
+    }
+}
+
 fn parse_publish(text: &str) -> Result<Publish, String> {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let udp = match protocol {
@@ -104,6 +126,16 @@ fn parse_publish(text: &str) -> Result<Publish, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_are_read_and_bad_ones_named() {
+        let variable = |text| parse_variable(text).map(|one| (one.name, one.value));
+        let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+        assert_eq!(variable("A=b=c"), pair("A", "b=c"));
+        assert_eq!(variable("A="), pair("A", ""));
+        assert!(variable("=b").is_err());
+        assert!(variable("A").unwrap_err().contains("NAME=VALUE"));
+    }
 
     #[test]
     fn published_ports_are_read_and_bad_ones_named() {

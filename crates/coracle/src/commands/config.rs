@@ -147,13 +147,9 @@ fn tell_settings<'a>(
 
 /// `None` when no daemon runs.
 async fn of_daemon(global: &Global) -> anyhow::Result<Option<Vec<ConfigSetting>>> {
-    let client = match Client::connect(&global.socket).await {
-        Ok(client) => client,
-        Err(error) if error.kind() == Kind::PermissionDenied => return Err(error.into()),
-        Err(_) => {
-            remark("no daemon answers: this is what one would go by that starts now, without options");
-            return Ok(None);
-        }
+    let Some(client) = reach::daemon(&global.socket).await? else {
+        remark("no daemon answers: this is what one would go by that starts now, without options");
+        return Ok(None);
     };
     let reply = client
         .admin()

@@ -25,16 +25,16 @@ use std::sync::Arc;
 use anyhow::Context;
 use coracle_manifest::{Pod, Reading, Weight};
 use coracle_proto::client::Client;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use self::course::{Outcome, Wish};
-use self::output::Output;
 use self::sandbox::Sandbox;
-use super::engine::Foreground;
+use super::engine::{self, Foreground};
 use super::{exec, find, reach};
-use crate::cli::{Global, RunArgs};
+use crate::cli::{Global, Output, RunArgs};
 use crate::terminal::{self, Screen, Status, Trouble};
 
 /// As timeout(1) ends.
@@ -47,15 +47,11 @@ pub(crate) async fn run(args: &RunArgs, global: &Global, screen: &Screen) -> any
     let quiet = args.manifest.watch.is_some();
     judge(&reading, args, quiet)?;
     if args.manifest.check {
-        for pod in &reading.pods {
-            screen.line(format_args!(
-                "pod {}/{}: {}",
-                pod.namespace,
-                pod.name,
-                contents(pod)
-            ))?;
-        }
+        tell_pods(&reading.pods, screen)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if !args.detach {
+        screen.has_one_form("what containers print is shown as it is", &[])?;
     }
     if args.detach {
         reach::connect(&global.socket)
@@ -63,22 +59,52 @@ pub(crate) async fn run(args: &RunArgs, global: &Global, screen: &Screen) -> any
             .context("--detach needs a daemon, or the pods would end with this command")?;
         return detach::run(args, &sources, global, screen).await;
     }
-    if let Ok(client) = Client::connect(&global.socket).await {
-        return run_by(&client, reading.pods, args, screen).await;
-    }
-    if args.keep || quiet {
-        reach::connect(&global.socket)
-            .await
-            .context("--keep needs a daemon, or the pods would end with this command")?;
+    // Before anything is made, so that a signal never leaves it half made.
+    let wishes = wishes(quiet)?;
+    let client = if args.keep || quiet {
+        let client = reach::connect(&global.socket).await;
+        Some(client.context("--keep needs a daemon, or the pods would end with this command")?)
+    } else {
+        reach::daemon(&global.socket).await?
+    };
+    if let Some(client) = client {
+        return run_by(&client, reading.pods, args, screen, wishes).await;
     }
     terminal::remark(format!(
         "no daemon answers at {}: the pods end with this command",
         global.socket.display()
     ));
     let foreground = Foreground::start().await?;
-    let outcome = run_by(foreground.client(), reading.pods, args, screen).await;
-    foreground.end().await?;
-    outcome
+    let outcome = run_by(foreground.client(), reading.pods, args, screen, wishes).await;
+    engine::conclude(outcome, foreground.end().await)
+}
+
+/// What would be run, a line a pod.
+fn tell_pods(pods: &[Pod], screen: &Screen) -> anyhow::Result<()> {
+    let names = |containers: &[coracle_manifest::Container]| {
+        let names = containers.iter().map(|container| container.name.clone());
+        names.collect::<Vec<_>>()
+    };
+    match screen.output {
+        Output::Json | Output::Yaml => {
+            let value = |pod: &Pod| {
+                json!({
+                    "name": pod.name,
+                    "namespace": pod.namespace,
+                    "init_containers": names(&pod.init_containers),
+                    "containers": names(&pod.containers),
+                    "qos_class": format!("{:?}", pod.qos_class()),
+                })
+            };
+            screen.value(&pods.iter().map(value).collect::<Vec<_>>())
+        }
+        Output::Name => Ok(pods
+            .iter()
+            .try_for_each(|pod| screen.line(format!("pod/{}/{}", pod.namespace, pod.name)))?),
+        Output::Table | Output::Wide => Ok(pods.iter().try_for_each(|pod| {
+            screen.line(format!("pod {}/{}: {}", pod.namespace, pod.name, contents(pod)))
+        })?),
+    }
 }
 
 /// Says what is wrong and what is not honoured; an error when nothing may run.
@@ -138,37 +164,17 @@ async fn run_by(
     pods: Vec<Pod>,
     args: &RunArgs,
     screen: &Screen,
+    wishes: watch::Receiver<Wish>,
 ) -> anyhow::Result<ExitCode> {
     let log = args.manifest.watch.as_deref();
     let _held = log.map(storage::hold_watch_log).transpose()?;
-    let wishes = wishes(log.is_some())?;
-    let alone = pods.len() == 1;
     let mut sandboxes = Vec::new();
-    let mut trouble = None;
-    for pod in pods {
-        let output = Output::new(
-            if alone { String::new() } else { pod.name.clone() },
-            log.is_none(),
-        );
-        let name = pod.name.clone();
-        let made = async {
-            sandbox::make_way(client, &pod, args.manifest.replace).await?;
-            let images = images::ensure(client, &pod, screen).await?;
-            Sandbox::run(client, pod, images, output).await
-        };
-        match made.await {
-            Ok(sandbox) => sandboxes.push(Arc::new(sandbox)),
-            Err(error) => {
-                trouble = Some(error.context(format!("cannot run pod {name}")));
-                break;
-            }
-        }
-    }
-    if let Some(error) = trouble {
+    let unmade = make(client, pods, (args, screen), wishes.clone(), &mut sandboxes).await;
+    if let Some(outcome) = unmade.transpose() {
         for sandbox in sandboxes {
-            end(sandbox, false).await?;
+            engine::report(end(sandbox, false).await);
         }
-        return Err(error);
+        return outcome;
     }
     let mut courses = JoinSet::new();
     let mut readies = Vec::new();
@@ -179,24 +185,68 @@ async fn run_by(
     }
     let told = tokio::spawn(tell_ready(readies, log.is_some()));
     let mut code = ExitCode::SUCCESS;
+    let mut cleaned = Ok(());
+    // Whatever becomes of one pod, the others are followed to their ends.
     while let Some(done) = courses.join_next().await {
-        let outcome = done.context("a pod's task broke off")??;
-        if let Some(other) = exit_code(&outcome) {
-            code = other;
+        let ended = match done {
+            Ok((outcome, ended)) => {
+                code = exit_code(&outcome).unwrap_or(code);
+                ended
+            }
+            Err(error) => Err(anyhow::Error::new(error).context("a pod's task broke off")),
+        };
+        if cleaned.is_ok() {
+            cleaned = ended;
+        } else {
+            engine::report(ended);
         }
     }
-    if let Some(log) = log.filter(|_| told.is_finished())
+    if let Some(log) = log.filter(|_| told.is_finished() && cleaned.is_ok())
         && told.await.unwrap_or(false)
     {
         // Who waited for it has read it.
         let _ = std::fs::remove_file(log);
     }
-    Ok(code)
+    engine::conclude(Ok(code), cleaned)
+}
+
+/// Makes the sandboxes of all pods, as far as it comes; gives the exit code of a signal that came before the last.
+async fn make(
+    client: &Client,
+    pods: Vec<Pod>,
+    (args, screen): (&RunArgs, &Screen),
+    mut wishes: watch::Receiver<Wish>,
+    sandboxes: &mut Vec<Arc<Sandbox>>,
+) -> anyhow::Result<Option<ExitCode>> {
+    let alone = pods.len() == 1;
+    for pod in pods {
+        let output = output::Output::new(
+            if alone { String::new() } else { pod.name.clone() },
+            args.manifest.watch.is_none(),
+        );
+        let cannot = format!("cannot run pod {}", pod.name);
+        let prepared = async {
+            sandbox::make_way(client, &pod, args.manifest.replace).await?;
+            images::ensure(client, &pod, screen).await
+        };
+        let images = tokio::select! {
+            images = prepared => images.with_context(|| cannot.clone())?,
+            signal = course::asked_to_stop(&mut wishes) => return Ok(Some(ExitCode::from(128 + signal))),
+        };
+        // Not given up half made: its end takes away only what it knows of.
+        let sandbox = Sandbox::run(client, pod, images, output).await;
+        sandboxes.push(Arc::new(sandbox.context(cannot)?));
+        let signal = wishes.borrow().signal;
+        if let Some(signal) = signal {
+            return Ok(Some(ExitCode::from(128 + signal)));
+        }
+    }
+    Ok(None)
 }
 
 /// Says so when a pod is ready; whoever waits for a detached run reads it from standard output. Gives
 /// whether all were.
-async fn tell_ready(readies: Vec<(String, Output, oneshot::Receiver<()>)>, watched: bool) -> bool {
+async fn tell_ready(readies: Vec<(String, output::Output, oneshot::Receiver<()>)>, watched: bool) -> bool {
     let mut ids = Vec::new();
     for (id, output, is_ready) in readies {
         if is_ready.await.is_err() {
@@ -216,7 +266,7 @@ async fn follow(
     mut wishes: watch::Receiver<Wish>,
     ready: oneshot::Sender<()>,
     keep: bool,
-) -> anyhow::Result<Outcome> {
+) -> (Outcome, anyhow::Result<()>) {
     let outcome = course::run(&sandbox, &mut wishes, ready).await;
     match &outcome {
         Outcome::Deadline(seconds) => sandbox.output.say(
@@ -243,8 +293,12 @@ async fn follow(
             format_args!("is kept: `coracle rm pod/{id}` removes it with its volumes"),
         );
     }
-    end(sandbox, keep).await?;
-    Ok(outcome)
+    let name = sandbox.pod.name.clone();
+    let ended = end(sandbox, keep).await;
+    (
+        outcome,
+        ended.with_context(|| format!("cannot put away pod {name}")),
+    )
 }
 
 /// Takes the sandbox away; all who looked at it have ended.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use coracle_proto::client::{Client, ClientError};
 use coracle_types::{Kind, Kinded};
+use rustix::io::Errno;
 
 use crate::cli::DEFAULT_SOCKET;
 use crate::config::{Loaded, Sources};
@@ -32,6 +33,29 @@ pub(crate) async fn connect(socket: &Path) -> anyhow::Result<Client> {
             Err(anyhow::Error::new(error).context(trouble))
         }
     }
+}
+
+/// The same where a command can do without; `None` when nobody listens there. Any other failure is one.
+pub(crate) async fn daemon(socket: &Path) -> anyhow::Result<Option<Client>> {
+    match Client::connect(socket).await {
+        Ok(client) => Ok(Some(client)),
+        Err(error) if is_absent(socket, &error) => Ok(None),
+        Err(error) => {
+            let trouble = explain(socket, &error);
+            Err(anyhow::Error::new(error).context(trouble))
+        }
+    }
+}
+
+/// Whether there is no socket, or one on which nobody listens any more.
+fn is_absent(socket: &Path, error: &ClientError) -> bool {
+    let ClientError::Connect { reason, .. } = error else {
+        return false;
+    };
+    let is = |errno: Errno| *reason == std::io::Error::from(errno).to_string();
+    // The kernel refuses a connection to a file that is no socket in the same words.
+    let no_socket = || std::fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket());
+    is(Errno::NOENT) || (is(Errno::CONNREFUSED) && !no_socket())
 }
 
 fn explain(socket: &Path, error: &ClientError) -> Trouble {
@@ -154,6 +178,29 @@ mod tests {
             .map(|(word, text)| format!("{word}: {text}"))
             .collect();
         (words.join("\n"), status_of(&error))
+    }
+
+    #[tokio::test]
+    async fn only_a_socket_that_is_missing_or_dead_means_that_there_is_no_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        drop(std::os::unix::net::UnixListener::bind(at("dead.sock")).unwrap());
+        std::fs::write(at("file"), "").unwrap();
+        for absent in [at("none.sock"), at("none/none.sock"), at("dead.sock")] {
+            assert!(daemon(&absent).await.unwrap().is_none(), "{absent:?}");
+        }
+        for wrong in [at("file"), at("file/below.sock"), at(&"x".repeat(120))] {
+            assert!(daemon(&wrong).await.is_err(), "{wrong:?}");
+        }
+        let denied = |reason: &str| ClientError::Connect {
+            socket: at("dead.sock"),
+            reason: reason.to_owned(),
+            kind: Kind::PermissionDenied,
+        };
+        assert!(!is_absent(
+            &at("dead.sock"),
+            &denied("Permission denied (os error 13)")
+        ));
     }
 
     #[tokio::test]

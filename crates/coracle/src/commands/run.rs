@@ -1,10 +1,10 @@
 //! `run`: a container in a pod of its own.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{
     ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec, KeyValue, LinuxContainerConfig,
@@ -13,17 +13,20 @@ use coracle_proto::cri::{
     SecurityProfile, StartContainerRequest, security_profile::ProfileType,
 };
 use coracle_types::{Kind, Kinded};
-use tokio::signal::unix::{SignalKind, signal};
+use serde_json::json;
 
-use super::engine::Foreground;
+use super::engine::{self, Foreground};
+use super::signals::Signals;
 use super::{exec, find, images, logs, play, reach, remove};
-use crate::cli::{Global, Publish, RunArgs};
+use crate::cli::{Global, Output, Publish, RunArgs};
 use crate::terminal::{self, Screen, Status, Trouble};
 
 /// Annotation of pods whose log directory `coracle rm` removes with them.
 pub(crate) const LOG_DIRECTORY: &str = "io.coracle.run/log-directory";
 /// Where kubelets keep logs, too.
 const LOGS: &str = "/var/log/pods";
+/// The container's log among those of its pod.
+const LOG: &str = "0.log";
 /// Namespace of what people run by hand.
 const NAMESPACE: &str = "default";
 
@@ -33,53 +36,93 @@ pub(crate) async fn run(args: RunArgs, global: &Global, screen: &Screen) -> anyh
         return play::run(&args, global, screen).await;
     }
     goes_with_manifests(&args)?;
-    if let Ok(client) = Client::connect(&global.socket).await {
-        return run_by(&client, &args, screen).await;
+    if !args.detach {
+        screen.has_one_form("what a container prints is shown as it is", &[])?;
     }
-    if args.detach || args.keep {
-        // Says why, and how to start it.
-        reach::connect(&global.socket)
-            .await
-            .context("--detach and --keep need a daemon, or the pod would end with this command")?;
+    // From here on an interrupt ends in order what was begun instead of leaving it.
+    let mut signals = Signals::listen()?;
+    let client = if args.detach || args.keep {
+        let client = reach::connect(&global.socket).await;
+        Some(client.context("--detach and --keep need a daemon, or the pod would end with this command")?)
+    } else {
+        reach::daemon(&global.socket).await?
+    };
+    if let Some(client) = client {
+        return run_by(&client, &args, screen, &mut signals).await;
     }
     terminal::remark(format!(
         "no daemon answers at {}: the pod ends with this command",
         global.socket.display()
     ));
     let foreground = Foreground::start().await?;
-    let outcome = run_by(foreground.client(), &args, screen).await;
-    foreground.end().await?;
-    outcome
+    let outcome = run_by(foreground.client(), &args, screen, &mut signals).await;
+    engine::conclude(outcome, foreground.end().await)
 }
 
-async fn run_by(client: &Client, args: &RunArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
+/// Looks and pulls; gives the image's name. Nothing stays when it is given up.
+async fn prepare(client: &Client, args: &RunArgs, screen: &Screen) -> anyhow::Result<String> {
     if let Some(name) = &args.name {
         must_be_free(client, name).await?;
     }
-    images::ensure(client, args.image(), screen).await?;
+    images::ensure_meant(client, args.image(), screen).await
+}
+
+async fn run_by(
+    client: &Client,
+    args: &RunArgs,
+    screen: &Screen,
+    signals: &mut Signals,
+) -> anyhow::Result<ExitCode> {
+    let image = tokio::select! {
+        prepared = prepare(client, args, screen) => prepared?,
+        code = signals.next() => return Ok(code),
+    };
     let name = args.name.clone().unwrap_or_else(|| name_of(args.image()));
     let pod = pod_config(&name, args);
-    let logs = PathBuf::from(&pod.log_directory);
+    let made = signals.patiently(run_pod(client, &pod)).await;
+    let (pod_id, outcome) = match made {
+        (Some(made), None) => {
+            let pod_id = made?;
+            let container = container_config(&pod, args, image);
+            let request = CreateContainerRequest {
+                pod_sandbox_id: pod_id.clone(),
+                config: Some(container),
+                sandbox_config: Some(pod),
+            };
+            let outcome = run_container(client, request, args, screen, signals).await;
+            if args.keep || (args.detach && outcome.is_ok() && !signals.came) {
+                return outcome;
+            }
+            (pod_id, outcome)
+        }
+        (Some(Ok(pod_id)), Some(code)) => (pod_id, Ok(code)),
+        // Nothing was made, or nobody waits for it any more.
+        (_, Some(code)) => return Ok(code),
+        (None, None) => bail!("the pod was given up without a signal"),
+    };
+    engine::conclude(outcome, take_away(client, &pod_id).await)
+}
+
+/// Makes the pod; its id.
+async fn run_pod(client: &Client, pod: &PodSandboxConfig) -> anyhow::Result<String> {
     let request = RunPodSandboxRequest {
         config: Some(pod.clone()),
         runtime_handler: String::new(),
     };
-    let reply = client
-        .runtime()
-        .run_pod_sandbox(request)
-        .await
-        .map_err(ClientError::of("RunPodSandbox"))
-        .with_context(|| format!("cannot run pod {name}"))?;
-    let pod_id = reply.into_inner().pod_sandbox_id;
-    let outcome = run_container(client, &pod_id, pod, args, &logs).await;
-    if args.keep || (args.detach && outcome.is_ok()) {
-        return outcome;
+    let reply = client.runtime().run_pod_sandbox(request).await;
+    let reply = reply.map_err(ClientError::of("RunPodSandbox")).with_context(|| {
+        let name = pod.metadata.as_ref().map_or("", |metadata| &metadata.name);
+        format!("cannot run pod {name}")
+    })?;
+    Ok(reply.into_inner().pod_sandbox_id)
+}
+
+/// Removes the pod, unless somebody else has.
+async fn take_away(client: &Client, pod_id: &str) -> anyhow::Result<()> {
+    match find::pods(client).await?.into_iter().find(|pod| pod.id == pod_id) {
+        Some(pod) => remove::remove_pod(client, &pod).await,
+        None => Ok(()),
     }
-    let made = find::pods(client).await?.into_iter().find(|pod| pod.id == pod_id);
-    if let Some(pod) = made {
-        remove::remove_pod(client, &pod).await?;
-    }
-    outcome
 }
 
 /// One image is run, and options for manifests say nothing of it.
@@ -131,30 +174,36 @@ async fn must_be_free(client: &Client, name: &str) -> anyhow::Result<()> {
 
 async fn run_container(
     client: &Client,
-    pod_id: &str,
-    pod: PodSandboxConfig,
+    request: CreateContainerRequest,
     args: &RunArgs,
-    logs: &Path,
+    screen: &Screen,
+    signals: &mut Signals,
 ) -> anyhow::Result<ExitCode> {
-    // From here on an interrupt ends the pod in order instead of leaving it.
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let request = CreateContainerRequest {
-        pod_sandbox_id: pod_id.to_owned(),
-        config: Some(container_config(&pod, args)?),
-        sandbox_config: Some(pod),
+    let logs = request.sandbox_config.as_ref();
+    let logs = logs.map_or("", |pod| pod.log_directory.as_str());
+    let log = Path::new(logs).join(LOG);
+    let pod_id = request.pod_sandbox_id.clone();
+    // Given up, it goes with its pod: a removal waits for what is under way there.
+    let id = tokio::select! {
+        started = start(client, request) => started.map_err(|error| cannot_start(error, args))?,
+        code = signals.next() => return Ok(code),
     };
-    let id = start(client, request)
-        .await
-        .map_err(|error| cannot_start(error, args))?;
     if args.detach {
-        terminal::line(&id);
+        tell_running(&id, &pod_id, screen)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let log = logs.join("0.log");
     tokio::select! {
         ended = logs::follow(client, &id, &log) => Ok(exec::exit_code(ended?.exit_code)),
-        _ = interrupt.recv() => Ok(ExitCode::from(130)),
-        _ = terminate.recv() => Ok(ExitCode::from(143)),
+        code = signals.next() => Ok(code),
+    }
+}
+
+/// What `--detach` leaves behind.
+fn tell_running(id: &str, pod_id: &str, screen: &Screen) -> anyhow::Result<()> {
+    match screen.output {
+        Output::Json | Output::Yaml => screen.value(&json!({ "container": id, "pod": pod_id })),
+        Output::Name => Ok(screen.line(format!("container/{id}"))?),
+        Output::Table | Output::Wide => Ok(screen.line(id)?),
     }
 }
 
@@ -245,15 +294,10 @@ fn port_mapping(publish: &Publish) -> PortMapping {
     }
 }
 
-fn container_config(pod: &PodSandboxConfig, args: &RunArgs) -> anyhow::Result<ContainerConfig> {
-    let envs = args.env.iter().map(|variable| {
-        let (key, value) = variable
-            .split_once('=')
-            .with_context(|| format!("--env {variable}: write NAME=VALUE"))?;
-        Ok(KeyValue {
-            key: key.to_owned(),
-            value: value.as_bytes().to_vec(),
-        })
+fn container_config(pod: &PodSandboxConfig, args: &RunArgs, image: String) -> ContainerConfig {
+    let envs = args.env.iter().map(|variable| KeyValue {
+        key: variable.name.clone(),
+        value: variable.value.as_bytes().to_vec(),
     });
     let name = pod
         .metadata
@@ -264,17 +308,17 @@ fn container_config(pod: &PodSandboxConfig, args: &RunArgs) -> anyhow::Result<Co
         .linux
         .as_ref()
         .and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone());
-    Ok(ContainerConfig {
+    ContainerConfig {
         metadata: Some(ContainerMetadata { name, attempt: 0 }),
         image: Some(ImageSpec {
-            image: args.image().to_owned(),
+            image,
             ..ImageSpec::default()
         }),
         // A command replaces the image's entrypoint and arguments, as it does under Kubernetes.
         command: args.command.clone(),
         working_dir: args.workdir.clone(),
-        envs: envs.collect::<anyhow::Result<_>>()?,
-        log_path: "0.log".to_owned(),
+        envs: envs.collect(),
+        log_path: LOG.to_owned(),
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {
                 namespace_options: namespaces,
@@ -289,7 +333,7 @@ fn container_config(pod: &PodSandboxConfig, args: &RunArgs) -> anyhow::Result<Co
             ..LinuxContainerConfig::default()
         }),
         ..ContainerConfig::default()
-    })
+    }
 }
 
 /// What the kubelet masks in a container with the default proc mount.
@@ -332,6 +376,12 @@ fn name_of(image: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::terminal::forms::uncut_forms;
+
+    #[test]
+    fn what_runs_detached_in_every_form() {
+        insta::assert_snapshot!(uncut_forms(|screen| tell_running("c1", "a1", screen)));
+    }
 
     #[test]
     fn names_made_from_images_are_host_names() {

@@ -162,7 +162,7 @@ async fn deadline(sandbox: &Sandbox) -> u32 {
     }
 }
 
-async fn asked_to_stop(wishes: &mut watch::Receiver<Wish>) -> u8 {
+pub(super) async fn asked_to_stop(wishes: &mut watch::Receiver<Wish>) -> u8 {
     let signal = wishes.wait_for(|wish| wish.signal.is_some()).await.ok();
     match signal.and_then(|wish| wish.signal) {
         Some(signal) => signal,

@@ -16,7 +16,7 @@ use super::images::Image;
 use super::output::Output;
 use super::storage::{self, Storage};
 use super::{facts, requests};
-use crate::commands::{find, remove};
+use crate::commands::{engine, find, remove};
 
 /// A running sandbox.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Sandbox {
             Err(error) => {
                 let _ = remove_by_uid(client, &facts.uid).await;
                 let _ = std::fs::remove_dir_all(&config.log_directory);
-                storage.remove()?;
+                engine::report(storage.remove());
                 Err(error)
             }
         }

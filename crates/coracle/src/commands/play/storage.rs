@@ -221,7 +221,7 @@ fn is_old(path: &Path) -> bool {
 
 /// Unmounts what is mounted below, then removes; never the other way round, for a bind leads to files
 /// that are not ours.
-fn remove_directory(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn remove_directory(path: &Path) -> anyhow::Result<()> {
     for mounted in mounts_below(path)? {
         unmount(&mounted, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
             .with_context(|| format!("unmount {}", mounted.display()))?;
