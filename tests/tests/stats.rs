@@ -128,6 +128,13 @@ async fn numbers_follow_what_a_container_does() -> Result<()> {
             .mountpoint
             .ends_with("/writable")
     );
+    // What is counted for one is counted for all.
+    let mut images = bed.runtime.images();
+    let info = images.image_fs_info(cri::ImageFsInfoRequest {});
+    let all = info.await?.into_inner().container_filesystems;
+    let all = all.first().context("no file system of containers")?;
+    assert!(value(all.used_bytes) >= 3 * MIB && value(all.inodes_used) >= 22);
+    assert!(all.timestamp > 0);
     let pressure = cpu.psi.context("the kernel tells no pressure")?;
     assert!(pressure.some.is_some() && last.io.context("no io")?.psi.is_some());
     assert!(memory.psi.is_some() && last.swap.is_some());

@@ -144,7 +144,7 @@ impl Facilities for Engine {
         Engine::prune_images(self, prune).await
     }
 
-    async fn image_fs_info(&self) -> Result<ImageFsInfo, EngineError> {
+    async fn image_fs_info(&self) -> ImageFsInfo {
         Engine::image_fs_info(self).await
     }
 

@@ -82,7 +82,7 @@ pub trait Facilities: Send + Sync + 'static {
         progress: Arc<dyn Progress>,
     ) -> impl Future<Output = Result<Pushed, EngineError>> + Send;
     fn prune_images(&self, prune: PruneImages) -> impl Future<Output = Result<Pruned, EngineError>> + Send;
-    fn image_fs_info(&self) -> impl Future<Output = Result<ImageFsInfo, EngineError>> + Send;
+    fn image_fs_info(&self) -> impl Future<Output = ImageFsInfo> + Send;
 
     fn status(&self, detail: Detail) -> impl Future<Output = NodeStatus> + Send;
     fn cgroup_driver(&self) -> CgroupDriver;

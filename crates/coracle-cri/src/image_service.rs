@@ -68,7 +68,7 @@ impl<F: Facilities> ImageService for ImageCalls<F> {
         &self,
         _: Request<cri::ImageFsInfoRequest>,
     ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
-        image_fs_info::call(&*self.engine).await.map(Response::new)
+        Ok(Response::new(image_fs_info::call(&*self.engine).await))
     }
 
     type StreamImagesStream = stream::Empty<Result<cri::StreamImagesResponse, Status>>;

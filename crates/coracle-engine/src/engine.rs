@@ -16,8 +16,8 @@ use coracle_types::time::UnixNanos;
 use coracle_types::{ContainerId, Kind, PodSandboxId, RuntimeHandlerName};
 
 use crate::api::{
-    CgroupDriver, ContainerFilter, ContainerStatus, ContainerSummary, Detail, ExecOutput, ExecSync, FsUsage,
-    IdPrefix, ImageFsInfo, PodFilter, PodStatus, PodSummary, PullImage,
+    CgroupDriver, ContainerFilter, ContainerStatus, ContainerSummary, Detail, ExecOutput, ExecSync, IdPrefix,
+    PodFilter, PodStatus, PodSummary, PullImage,
 };
 use crate::config::LiveConfig;
 use crate::error::EngineError;
@@ -391,10 +391,10 @@ impl Engine {
             .map_err(EngineError::from_cause("remove image"))
     }
 
-    /// Loads images from an OCI layout (a directory or a tar).
+    /// Loads images from an OCI layout (a directory or a tar), one after the other.
     ///
     /// # Errors
-    /// What is wrong with it; nothing of it is then visible.
+    /// What is wrong with it; images that came before that stay.
     pub async fn import_images(&self, path: &Path) -> Result<Vec<Arc<Image>>, EngineError> {
         let subject = Subject::named(path.display().to_string());
         let entry = self.parts.operations.begin_for_client("import images", subject);
@@ -403,36 +403,6 @@ impl Engine {
             .step("import.unpack", self.parts.images.load(path, None))
             .await
             .map_err(EngineError::from_cause("import images"))
-    }
-
-    /// Space that images and writable layers take.
-    ///
-    /// # Errors
-    /// When a writable layer cannot be measured.
-    pub async fn image_fs_info(&self) -> Result<ImageFsInfo, EngineError> {
-        let parts = Arc::clone(&self.parts);
-        let measure = move || {
-            let writable = parts
-                .snapshots
-                .writables()
-                .iter()
-                .filter_map(|id| parts.snapshots.writable_usage(id).ok())
-                .sum();
-            (parts.images.usage(), writable)
-        };
-        let measured = tokio::task::spawn_blocking(measure).await;
-        let (images, writable): (coracle_snapshot::Usage, coracle_snapshot::Usage) =
-            measured.map_err(|error| EngineError::new(Kind::Internal, "image fs info", error.to_string()))?;
-        let usage = |directory: &str, usage: coracle_snapshot::Usage| FsUsage {
-            mountpoint: self.parts.config.root.join(directory),
-            used_bytes: usage.bytes,
-            inodes_used: usage.inodes,
-            timestamp: UnixNanos::now(),
-        };
-        Ok(ImageFsInfo {
-            images: usage("layers", images),
-            containers: usage("writable", writable),
-        })
     }
 
     /// Registry hosts that are being left alone since they could not be reached.

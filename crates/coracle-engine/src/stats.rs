@@ -27,7 +27,7 @@ pub use coracle_snapshot::Capacity;
 
 pub(crate) use self::meter::Meters;
 pub use self::metrics::{ContainerMetrics, Detail, Measures, PodMetrics};
-use crate::api::{ContainerFilter, ContainerSummary, FsUsage, IdPrefix, PodFilter, PodSummary};
+use crate::api::{ContainerFilter, ContainerSummary, FsUsage, IdPrefix, ImageFsInfo, PodFilter, PodSummary};
 use crate::config::EngineConfig;
 use crate::engine::{Engine, has_labels, no_container};
 use crate::error::EngineError;
@@ -259,6 +259,36 @@ impl Engine {
                 inodes_used: counted.usage.inodes,
                 timestamp: counted.at,
             }),
+        }
+    }
+
+    /// Space that images and writable layers take: of images now, of writable layers as they were counted last, for
+    /// stats or for this.
+    pub async fn image_fs_info(&self) -> ImageFsInfo {
+        let pods = self.parts.index.pods(&IdPrefix::default());
+        let subjects: Vec<_> = pods.iter().map(Subject::of).collect();
+        let counts: Vec<_> = subjects
+            .iter()
+            .flat_map(|subject| subject.view.containers.iter().map(|record| subject.count(record)))
+            .collect();
+        self.count(counts.clone()).await;
+        let counted: Vec<_> = counts
+            .iter()
+            .filter_map(|count| count.meters.counted(&count.id))
+            .collect();
+        let now = UnixNanos::now();
+        let usage = |directory: &str, usage: coracle_snapshot::Usage, timestamp| FsUsage {
+            mountpoint: self.parts.config.root.join(directory),
+            used_bytes: usage.bytes,
+            inodes_used: usage.inodes,
+            timestamp,
+        };
+        let writable = counted.iter().map(|counted| counted.usage).sum();
+        // No part of the sum is older.
+        let oldest = counted.iter().map(|counted| counted.at).min();
+        ImageFsInfo {
+            images: usage("layers", self.parts.images.usage(), now),
+            containers: usage("writable", writable, oldest.unwrap_or(now)),
         }
     }
 

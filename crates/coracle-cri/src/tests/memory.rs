@@ -187,11 +187,11 @@ impl Facilities for Memory {
         ));
         Ok(Pruned::default())
     }
-    async fn image_fs_info(&self) -> Result<ImageFsInfo, EngineError> {
-        Ok(ImageFsInfo {
+    async fn image_fs_info(&self) -> ImageFsInfo {
+        ImageFsInfo {
             images: usage(),
             containers: usage(),
-        })
+        }
     }
     async fn status(&self, _: Detail) -> NodeStatus {
         NodeStatus {
