@@ -10,6 +10,7 @@ use coracle_testkit::cri::{Container, ContainerSpec, PodSpec, image_spec};
 use coracle_testkit::image::debian::busybox_root;
 use coracle_testkit::image::{Compression, Entry, EntryKind, Image, ImageBuilder, Layer};
 use coracle_testkit::node::Role;
+use coracle_testkit::node::daemon::program;
 use coracle_testkit::wait;
 use coracle_tests::Bed;
 use coracle_tests::checks::{holds, refused};
@@ -331,6 +332,34 @@ async fn a_pod_in_a_user_namespace_owns_its_root_and_sees_its_volumes() -> Resul
     assert_eq!((upper.uid(), upper.gid()), (HOST_ID + 7, HOST_ID + 8));
     pod.remove().await?;
     bed.runtime.remove_image(&models).await?;
+    bed.leave().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_mounted_is_in_use() -> Result<()> {
+    let bed = Bed::make().await?;
+    let path = program()?;
+    let path = path.to_str().context("the program's path is no text")?;
+    let prune = || bed.node().run(path, &["prune", "--all", "--yes"]);
+    let models = bed.pull(&models()?, "models").await?;
+    let plain = bed.pull(&plain(), "plain").await?;
+    let pod = bed.runtime.run_pod(PodSpec::new("mounts")).await?;
+    let spec = ContainerSpec::idle("mounts", &bed.busybox).image_volume(&models, "/volume", "models");
+    let container = pod.run(&spec).await?;
+    holds(&prune()?, &[&plain]);
+    assert!(bed.runtime.image(&plain).await?.is_none());
+    assert!(
+        bed.runtime.image(&models).await?.is_some(),
+        "a container mounts it"
+    );
+    container.remove().await?;
+    holds(&prune()?, &[&models]);
+    assert!(bed.runtime.image(&models).await?.is_none());
+    assert!(
+        bed.runtime.image(&bed.busybox).await?.is_none(),
+        "nothing runs on it"
+    );
+    pod.remove().await?;
     bed.leave().await
 }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use coracle_image::{Details, Image, Progress, PushRequest, Pushed, SaveRequest, Saved};
 use coracle_types::Digest;
 
-use crate::api::{ContainerFilter, PruneImages, Pruned};
+use crate::api::{IdPrefix, PruneImages, Pruned};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::operations::Subject;
+use crate::pod::PodHandle;
 
 impl Engine {
     /// All that is known of an image.
@@ -32,10 +33,10 @@ impl Engine {
         file.map_err(EngineError::from_cause("load images"))
     }
 
-    /// Loads the images of an archive that a client has sent.
+    /// Loads the images of an archive that a client has sent, one after the other.
     ///
     /// # Errors
-    /// What is wrong with it; nothing of it is then visible.
+    /// What is wrong with it; images that came before that stay.
     pub async fn load_images(&self, archive: File) -> Result<Vec<Arc<Image>>, EngineError> {
         let subject = Subject::named("an archive that was sent");
         let entry = self.parts.operations.begin_for_client("load images", subject);
@@ -137,12 +138,13 @@ impl Engine {
         pruned.map_err(EngineError::from_cause(OPERATION))
     }
 
-    /// Images of containers, running or not.
+    /// Images that containers stand on or mount, running or not.
     fn images_in_use(&self) -> HashSet<Digest> {
-        let containers = self.list_containers(&ContainerFilter::default());
+        let pods = self.parts.index.pods(&IdPrefix::default());
+        let views = pods.iter().map(PodHandle::view);
+        let containers = views.flat_map(|view| view.containers.clone());
         containers
-            .into_iter()
-            .map(|container| container.image_id)
+            .flat_map(|record| record.images().cloned().collect::<Vec<_>>())
             .collect()
     }
 }
