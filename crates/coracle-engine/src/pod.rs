@@ -217,7 +217,7 @@ fn open_ledger(
     Ok(ledger)
 }
 
-/// Starts the actor of a pod; `first` is answered when its start is through.
+/// Starts the actor of a pod, which begins with `beginning`.
 ///
 /// # Errors
 /// When the pod's ledger cannot be read.

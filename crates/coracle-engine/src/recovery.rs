@@ -369,10 +369,10 @@ fn settled(phase: ContainerPhase) -> ContainerPhase {
 /// Removes directories whose owner was never recorded or is forgotten.
 fn put_away(parts: &Parts, pods: &HashSet<PodSandboxId>, containers: &HashSet<ContainerId>) {
     remove_strangers(&parts.config.state.join("pods"), |name| {
-        pods.iter().any(|id| id.as_str() == name)
+        name.parse().is_ok_and(|id| pods.contains(&id))
     });
     remove_strangers(&parts.config.state.join("containers"), |name| {
-        containers.iter().any(|id| id.as_str() == name)
+        name.parse().is_ok_and(|id| containers.contains(&id))
     });
     for id in parts.snapshots.writables() {
         if !containers.contains(&id)
