@@ -131,6 +131,7 @@ pub(crate) fn admin_summary(image: &Image) -> admin::ImageSummary {
         repo_tags: image.repo_tags.iter().cloned().collect(),
         repo_digests: image.repo_digests.iter().cloned().collect(),
         size: image.size,
+        pinned: image.pinned,
     }
 }
 
