@@ -5,6 +5,7 @@ mod network;
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use coracle_store::Ledger;
 use coracle_types::PodSandboxId;
@@ -12,7 +13,8 @@ use coracle_types::PodSandboxId;
 use crate::api::{Difference, Finding, IdPrefix};
 use crate::engine::Engine;
 use crate::objects::Object;
-use crate::pod::View;
+use crate::parts::Parts;
+use crate::pod::{PodHandle, View};
 use crate::policy::{ContainerPhase, PodPhase};
 
 /// Where cgroup hierarchies are mounted (v1 and hybrid); on pure v2 this is the tree itself.
@@ -31,33 +33,122 @@ impl Engine {
     /// Deferred removals are waited for, so a quiet node has no findings.
     pub async fn audit(&self) -> Vec<Finding> {
         self.settle().await;
-        let views: Vec<_> = self
-            .parts
-            .index
-            .pods(&IdPrefix::default())
-            .iter()
-            .map(|handle| handle.view())
-            .collect();
-        let mut findings = Vec::new();
-        let mounted = mount_points();
-        for view in &views {
-            self.missing(view, &mounted, &mut findings);
-        }
-        self.missing_networks(&views, &mut findings).await;
-        let views: Vec<_> = views.iter().map(AsRef::as_ref).collect();
-        self.leaked(&views, &mut findings);
+        let views = self.views();
+        let look = Look {
+            parts: Arc::clone(&self.parts),
+            views: views.clone(),
+        };
+        // A file system that hangs holds up nobody else.
+        let mut seen = match tokio::task::spawn_blocking(move || look.all()).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                let problem = format!("the node's files cannot be looked at: {error}");
+                return vec![finding(Difference::Missing, "audit", &problem, "")];
+            }
+        };
+        seen.leave_out_what_changed(&views, &self.views());
+        let mut findings = seen.missing;
+        self.missing_networks(&seen.attached, &mut findings).await;
+        findings.append(&mut seen.leaked);
         let pods: HashSet<_> = views.iter().map(|view| &view.pod.id).collect();
         self.leaked_networks(&pods, &mut findings).await;
         self.leaked_shims(&pods, &mut findings).await;
+        findings.extend(seen.aside);
+        findings
+    }
+
+    fn views(&self) -> Vec<Arc<View>> {
+        let pods = self.parts.index.pods(&IdPrefix::default());
+        pods.iter().map(PodHandle::view).collect()
+    }
+
+    /// Shims and deposits of pods that nobody knows.
+    async fn leaked_shims(&self, pods: &HashSet<&PodSandboxId>, findings: &mut Vec<Finding>) {
+        match self.parts.shims.pods().await {
+            Ok(kept) => findings.extend(
+                kept.iter()
+                    .filter(|pod| !pods.contains(pod))
+                    .map(|pod| finding(Difference::Leaked, "shim", pod.as_str(), pod.as_str())),
+            ),
+            Err(error) => findings.push(Finding {
+                remedy: KEEPER.to_owned(),
+                ..finding(Difference::Missing, "keeper", &crate::error::chain(&error), "")
+            }),
+        }
+    }
+}
+
+/// Pods at one moment, to be held against files, on a thread that may block.
+struct Look {
+    parts: Arc<Parts>,
+    views: Vec<Arc<View>>,
+}
+
+/// What was seen of files.
+#[derive(Debug, Default)]
+struct Seen {
+    missing: Vec<Finding>,
+    leaked: Vec<Finding>,
+    /// Ready pods whose ledgers tell of a network.
+    attached: Vec<PodSandboxId>,
+    aside: Option<Finding>,
+}
+
+impl Seen {
+    /// Pods live on while it is looked: one that is not as it was may have moved what was looked for.
+    fn leave_out_what_changed(&mut self, before: &[Arc<View>], now: &[Arc<View>]) {
+        let still: HashSet<*const View> = now.iter().map(Arc::as_ptr).collect();
+        let changed: HashSet<&str> = before
+            .iter()
+            .filter(|view| !still.contains(&Arc::as_ptr(view)))
+            .map(|view| view.pod.id.as_str())
+            .collect();
+        self.missing
+            .retain(|finding| !changed.contains(finding.owner.as_str()));
+        self.attached.retain(|pod| !changed.contains(pod.as_str()));
+        let known: HashSet<&str> = now.iter().flat_map(|view| ids(view)).collect();
+        self.leaked
+            .retain(|finding| !known.contains(finding.owner.as_str()));
+    }
+}
+
+/// Of a pod and its containers.
+fn ids(view: &View) -> impl Iterator<Item = &str> {
+    let containers = view.containers.iter().map(|record| record.id.as_str());
+    std::iter::once(view.pod.id.as_str()).chain(containers)
+}
+
+impl Look {
+    fn all(&self) -> Seen {
+        let mut seen = Seen::default();
+        let mounted = mount_points();
+        for view in &self.views {
+            self.missing(view, &mounted, &mut seen.missing);
+        }
+        let ready = self.views.iter().filter(|view| view.pod.phase == PodPhase::Ready);
+        seen.attached = ready
+            .map(|view| &view.pod.id)
+            .filter(|pod| self.is_attached(pod))
+            .cloned()
+            .collect();
+        self.leaked(&mut seen.leaked);
         let aside = self.parts.config.root.join("db.redb.damaged");
-        if aside.exists() {
+        seen.aside = aside.exists().then(|| {
             let object = format!("{}: what the database was before", aside.display());
-            findings.push(Finding {
+            Finding {
                 remedy: ASIDE.to_owned(),
                 ..finding(Difference::Missing, "database", &object, "")
-            });
-        }
-        findings
+            }
+        });
+        seen
+    }
+
+    fn is_attached(&self, pod: &PodSandboxId) -> bool {
+        let ledger = Ledger::<Object>::open(&self.parts.records.pod_dir(pod).join("ledger"));
+        ledger.is_ok_and(|ledger| {
+            let mut entries = ledger.entries().iter();
+            entries.any(|object| matches!(object, Object::Attachment { .. }))
+        })
     }
 
     fn missing(&self, view: &View, mounted: &HashSet<PathBuf>, findings: &mut Vec<Finding>) {
@@ -109,21 +200,6 @@ impl Engine {
         }
     }
 
-    /// Shims and deposits of pods that nobody knows.
-    async fn leaked_shims(&self, pods: &HashSet<&PodSandboxId>, findings: &mut Vec<Finding>) {
-        match self.parts.shims.pods().await {
-            Ok(kept) => findings.extend(
-                kept.iter()
-                    .filter(|pod| !pods.contains(pod))
-                    .map(|pod| finding(Difference::Leaked, "shim", pod.as_str(), pod.as_str())),
-            ),
-            Err(error) => findings.push(Finding {
-                remedy: KEEPER.to_owned(),
-                ..finding(Difference::Missing, "keeper", &crate::error::chain(&error), "")
-            }),
-        }
-    }
-
     /// The paths that stand for an object while its owner is well.
     fn must_exist(&self, object: &Object, view: &View, directory: &Path) -> Vec<PathBuf> {
         match object {
@@ -144,8 +220,8 @@ impl Engine {
         }
     }
 
-    fn leaked(&self, views: &[&View], findings: &mut Vec<Finding>) {
-        let config = &self.parts.config;
+    fn leaked(&self, findings: &mut Vec<Finding>) {
+        let (config, views) = (&self.parts.config, &self.views);
         let pods: HashSet<&str> = views.iter().map(|view| view.pod.id.as_str()).collect();
         let containers: HashSet<&str> = views
             .iter()
@@ -170,7 +246,7 @@ impl Engine {
         strangers(&config.state.join("containers"), "", "directory", &is_container);
         strangers(&config.root.join("writable"), "", "writable layer", &is_container);
         for hierarchy in hierarchies() {
-            for parent in self.cgroup_parents(views) {
+            for parent in self.cgroup_parents() {
                 let parent = hierarchy.join(parent.trim_start_matches('/'));
                 strangers(&parent, "", "cgroup", &is_either);
             }
@@ -178,9 +254,12 @@ impl Engine {
     }
 
     /// Where pods' cgroups lie: the default and those that clients gave.
-    fn cgroup_parents(&self, views: &[&View]) -> BTreeSet<String> {
+    fn cgroup_parents(&self) -> BTreeSet<String> {
         let config = &self.parts.config;
-        let given = views.iter().map(|view| view.pod.config.cgroup_parent.as_str());
+        let given = self
+            .views
+            .iter()
+            .map(|view| view.pod.config.cgroup_parent.as_str());
         given
             .chain([""])
             .map(|given| crate::cgroups::parent_path(config, given))
@@ -246,5 +325,49 @@ fn finding(difference: Difference, kind: &str, object: &str, owner: &str) -> Fin
             Difference::Missing => MISSING,
         }
         .to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::{container, pod};
+
+    #[test]
+    fn what_lived_on_while_it_was_looked_at_is_no_finding() {
+        let view = |containers: usize| {
+            let pod = pod("now");
+            let containers = (0..containers).map(|_| Arc::new(container(&pod.id))).collect();
+            Arc::new(View {
+                pod: Arc::new(pod),
+                containers,
+            })
+        };
+        let (still, went, moved, came) = (view(0), view(0), view(0), view(1));
+        let before = [&still, &went, &moved].map(Arc::clone);
+        let now = [
+            Arc::clone(&still),
+            Arc::new(View::clone(&moved)),
+            Arc::clone(&came),
+        ];
+        let owner = |view: &View| view.pod.id.to_string();
+        let all = |difference, owners: &[String]| {
+            let owners = owners.iter();
+            owners
+                .map(|owner| finding(difference, "process", "1", owner))
+                .collect::<Vec<_>>()
+        };
+        let owners = [owner(&still), owner(&went), owner(&moved)];
+        let strange = [came.containers[0].id.to_string(), owner(&view(0))];
+        let mut seen = Seen {
+            missing: all(Difference::Missing, &owners),
+            leaked: all(Difference::Leaked, &strange),
+            attached: before.iter().map(|view| view.pod.id.clone()).collect(),
+            aside: None,
+        };
+        seen.leave_out_what_changed(&before, &now);
+        assert_eq!(seen.missing, all(Difference::Missing, &owners[..1]));
+        assert_eq!(seen.leaked, all(Difference::Leaked, &strange[1..]));
+        assert_eq!(seen.attached, std::slice::from_ref(&still.pod.id));
     }
 }

@@ -17,8 +17,10 @@ mod value;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use coracle_engine::api::CgroupDriver;
+use coracle_image::Policy;
 
 pub(crate) use self::keys::{Config, Effect, KEYS, Key};
 pub(crate) use self::kinds::{LogFilter, MetricsAddress};
@@ -38,6 +40,8 @@ pub(crate) const EXIT_CONFIG: u8 = 78;
 pub(crate) struct Loaded {
     /// What it says.
     pub(crate) config: Config,
+    /// The signature policy that it names, as the check has read it.
+    pub(crate) policy: Option<Arc<Policy>>,
     origins: BTreeMap<&'static str, Origin>,
 }
 
@@ -60,9 +64,10 @@ impl Loaded {
     pub(crate) fn read_what_can_be(sources: &Sources) -> (Self, Vec<Problem>) {
         let mut problems = Vec::new();
         let given = sources.gather(&mut problems);
-        let loaded = Self::of(given);
+        let mut loaded = Self::of(given);
         if problems.is_empty() {
             loaded.check(&mut problems);
+            loaded.read_policy(&mut problems);
         }
         let files = sources.files();
         // As they are read: files in the order in which they count, then everything else.
@@ -87,7 +92,11 @@ impl Loaded {
     fn of(given: sources::Given) -> Self {
         let config = Config::settle(&given);
         let origins = given.into_origins();
-        Self { config, origins }
+        Self {
+            config,
+            policy: None,
+            origins,
+        }
     }
 
     /// Whence a key's value comes.
@@ -107,6 +116,7 @@ impl Loaded {
         origins.extend(theirs.map(|(key, origin)| (*key, origin.clone())));
         Self {
             config: self.config.with_live_of(&new.config),
+            policy: new.policy.clone(),
             origins,
         }
     }
@@ -176,14 +186,17 @@ impl Loaded {
                 "it is the same as root: what ends with the boot lies apart".to_owned(),
             );
         }
-        if let Some(path) = &config.signature_policy
-            && let Err(malformed) = coracle_image::Policy::load(path)
-        {
-            let origin = Origin::File(malformed.path, malformed.line);
-            problems.push(Problem::new(
-                &origin,
-                format!("signature policy: {}", malformed.reason),
-            ));
+    }
+
+    fn read_policy(&mut self, problems: &mut Vec<Problem>) {
+        match self.config.signature_policy.as_deref().map(Policy::load) {
+            None => {}
+            Some(Ok(policy)) => self.policy = Some(Arc::new(policy)),
+            Some(Err(malformed)) => {
+                let message = format!("signature policy: {}", malformed.reason);
+                let origin = Origin::File(malformed.path, malformed.line);
+                problems.push(Problem::new(&origin, message));
+            }
         }
     }
 }

@@ -84,7 +84,6 @@ impl Reloader {
         let new = read.map_err(|rejected| Refused(rejected.to_string()))?;
         let old = self.lock().in_force.config.clone();
         // First what may fail: nothing is taken over before.
-        let policy = policies(&new.config).map_err(|error| Refused(format!("{error:#}")))?;
         if new.config.metrics_address != old.metrics_address {
             let moved = Endpoint::start(&new.config, Arc::clone(&self.metrics), Arc::clone(&self.engine))
                 .await
@@ -93,6 +92,7 @@ impl Reloader {
         }
         self.logging.set_level(&new.config.log_level);
         self.logging.set_format(new.config.log_format);
+        let policy = policies(&new.config, new.policy.clone());
         self.engine.reconfigure(live(&new.config, policy));
         let mut reloaded = Reloaded {
             files: self

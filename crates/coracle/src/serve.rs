@@ -137,7 +137,11 @@ impl Daemon {
             Limits::default(),
             config.snapshotter,
         )?);
-        let node = node_config(config, &store, &snapshots)?;
+        let policy = match (&watched, &config.signature_policy) {
+            (Some(watched), _) => watched.loaded.policy.clone(),
+            (None, path) => path.as_deref().map(Policy::load).transpose()?.map(Arc::new),
+        };
+        let node = node_config(config, policy, &store, &snapshots)?;
         let engine = Engine::start(node, store, snapshots).await?;
         // Usually the state directory, which the engine has made for root alone.
         std::fs::create_dir_all(config.socket.parent().unwrap_or(Path::new("/")))?;
@@ -261,30 +265,30 @@ pub(crate) fn shim_deadlines(config: &Config) -> Deadlines {
 }
 
 /// Which images may be pulled. Says what of it refuses everything, since nobody may have meant that.
-pub(crate) fn policies(config: &Config) -> anyhow::Result<PolicySource> {
-    let node = config.signature_policy.as_deref().map(Policy::load).transpose()?;
-    for (scope, what) in node.iter().flat_map(Policy::unsupported) {
+pub(crate) fn policies(config: &Config, node: Option<Arc<Policy>>) -> PolicySource {
+    for (scope, what) in node.iter().flat_map(|policy| policy.unsupported()) {
         tracing::warn!(
             scope,
             what,
             "the signature policy asks for what cannot be verified: its images are refused"
         );
     }
-    Ok(PolicySource {
-        node: node.map(Arc::new),
+    PolicySource {
+        node,
         namespaces: config.signature_policy_dir.clone(),
-    })
+    }
 }
 
 fn node_config(
     config: &Config,
+    policy: Option<Arc<Policy>>,
     store: &Store,
     snapshots: &Arc<dyn Snapshotter>,
 ) -> anyhow::Result<NodeConfig> {
     let executable = std::env::current_exe().context("find the program's own file")?;
     let mut images = ImagesConfig::new(&config.root, store.clone(), Arc::clone(snapshots));
     images.registries = registries(config);
-    images.policy = policies(config)?;
+    images.policy = policies(config, policy);
     images.pinned.clone_from(&config.pinned_images);
     images.limits.download = config.max_image_download.0;
     images.limits.unpacked = config.max_image_unpacked.0;

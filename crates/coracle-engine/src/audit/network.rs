@@ -1,31 +1,20 @@
 //! What audit finds of pods' networks.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use coracle_network::NetworkObject;
-use coracle_store::Ledger;
 use coracle_types::PodSandboxId;
 
 use super::finding;
 use crate::api::{Difference, Finding};
 use crate::engine::Engine;
 use crate::error::chain;
-use crate::objects::Object;
-use crate::pod::View;
-use crate::policy::PodPhase;
 
 impl Engine {
-    /// Attachments of ready pods that are not as they were made, as their network's plugins see it.
-    pub(super) async fn missing_networks(&self, views: &[Arc<View>], findings: &mut Vec<Finding>) {
-        for view in views.iter().filter(|view| view.pod.phase == PodPhase::Ready) {
-            let pod = &view.pod.id;
-            let ledger = Ledger::<Object>::open(&self.parts.records.pod_dir(pod).join("ledger"));
-            let attached = ledger.is_ok_and(|ledger| {
-                let mut entries = ledger.entries().iter();
-                entries.any(|object| matches!(object, Object::Attachment { .. }))
-            });
-            if attached && let Err(error) = self.parts.networks.check(pod).await {
+    /// Attachments of pods that are not as they were made, as their network's plugins see it.
+    pub(super) async fn missing_networks(&self, attached: &[PodSandboxId], findings: &mut Vec<Finding>) {
+        for pod in attached {
+            if let Err(error) = self.parts.networks.check(pod).await {
                 let problem = chain(&error);
                 findings.push(finding(
                     Difference::Missing,

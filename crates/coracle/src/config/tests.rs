@@ -42,6 +42,22 @@ fn default() -> Config {
 }
 
 #[test]
+fn the_policy_that_was_checked_is_handed_on() {
+    let accepts = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
+    let place = Place::new(&[("policy.json", accepts)]);
+    let policy = place.0.path().join("policy.json");
+    let text = format!("[image]\nsignature_policy = {:?}\n", policy.display().to_string());
+    fs::write(place.file(), text).unwrap();
+    let loaded = place.read().unwrap();
+    // Whatever the file says by then.
+    fs::remove_file(&policy).unwrap();
+    assert!(loaded.policy.is_some() && loaded.with_live_of(&loaded).policy.is_some());
+    assert!(place.complaint().contains("signature policy"));
+    fs::write(place.file(), "").unwrap();
+    assert!(loaded.with_live_of(&place.read().unwrap()).policy.is_none());
+}
+
+#[test]
 fn names_follow_the_instance_and_flags_win_over_files() {
     let place = Place::new(&[(
         "config.toml",
