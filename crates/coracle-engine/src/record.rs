@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use coracle_snapshot::LayerId;
-use coracle_store::{Store, StoreError, Table};
+use coracle_store::{Store, StoreError, Table, Trouble};
 use coracle_types::container::{ContainerConfig, ContainerState, Mount};
 use coracle_types::format::Format;
 use coracle_types::image::ImageSpec;
@@ -231,6 +231,7 @@ impl ContainerRecord {
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
     state: PathBuf,
+    store: Store,
     pods: Table<PodRecord>,
     containers: Table<ContainerRecord>,
 }
@@ -241,9 +242,16 @@ impl Records {
     pub(crate) fn new(state: &Path, store: &Store) -> Self {
         Self {
             state: state.to_owned(),
+            store: store.clone(),
             pods: store.table("pods"),
             containers: store.table("containers"),
         }
+    }
+
+    /// Why what is remembered does not reach the disk.
+    #[must_use]
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        self.store.trouble()
     }
 
     /// The directory of a pod's volatile state.

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+use crate::health::{Health, Trouble};
 use crate::reserve::Reserve;
 
 /// Version of the tables' meaning; a database of a newer one is refused.
@@ -140,6 +141,7 @@ impl Ticket {
 pub struct Store(Arc<Shared>);
 
 struct Shared {
+    health: Arc<Health>,
     /// Where the damaged one lies that this one was begun in place of.
     replaced: Option<PathBuf>,
     database: Arc<Open>,
@@ -198,11 +200,14 @@ impl Store {
         let (sender, receiver) = mpsc::channel();
         let written = Arc::clone(&database);
         let reserve = Reserve::of(path);
+        let health = Arc::new(Health::default());
+        let noted = Arc::clone(&health);
         let writer = thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || write_changes(&written, &reserve, &receiver))
+            .spawn(move || write_changes(&written, &reserve, &noted, &receiver))
             .map_err(|error| open(error.to_string()))?;
         Ok(Self(Arc::new(Shared {
+            health,
             replaced,
             database,
             changes: Mutex::new(Some(sender)),
@@ -215,6 +220,12 @@ impl Store {
     #[must_use]
     pub fn replaced(&self) -> Option<&Path> {
         self.0.replaced.as_deref()
+    }
+
+    /// Why the last commit failed, if it did; it is tried again until it succeeds.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.0.health.trouble()
     }
 
     /// The table of that name; a name stands for one type of value for ever.
@@ -428,7 +439,7 @@ fn check_schema(database: &Database, path: &Path) -> Result<(), StoreError> {
 /// What a failed commit left to do: the last word on each key.
 type Backlog = BTreeMap<(&'static str, String), Option<Vec<u8>>>;
 
-fn write_changes(database: &Open, reserve: &Reserve, changes: &mpsc::Receiver<Change>) {
+fn write_changes(database: &Open, reserve: &Reserve, health: &Health, changes: &mpsc::Receiver<Change>) {
     reserve.keep();
     let mut backlog = Backlog::new();
     loop {
@@ -463,6 +474,7 @@ fn write_changes(database: &Open, reserve: &Reserve, changes: &mpsc::Receiver<Ch
         } else if outcome.is_ok() {
             reserve.keep();
         }
+        health.note(&outcome);
         match &outcome {
             Ok(()) => backlog.clear(),
             Err(error) => tracing::warn!(%error, changes = backlog.len(), "will be tried again"),

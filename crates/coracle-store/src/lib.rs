@@ -15,9 +15,11 @@
 //! Never knows pods, images or networks; never keeps a cache of values.
 
 pub mod database;
+mod health;
 pub mod ledger;
 pub mod regular;
 mod reserve;
 
 pub use database::{Entry, Store, StoreError, Table, Ticket};
+pub use health::Trouble;
 pub use ledger::{Ledger, LedgerError, replace};

@@ -23,4 +23,4 @@ pub use crate::requests::{
     TaskStats,
 };
 pub use crate::shim::Shim;
-pub use crate::shims::{Place, Settle, Shims, ShimsConfig};
+pub use crate::shims::{Keeperless, Place, Settle, Shims, ShimsConfig};

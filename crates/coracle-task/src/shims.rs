@@ -69,10 +69,22 @@ pub struct Shims {
     config: KeeperConfig,
     settle: Option<Settle>,
     keeper: Mutex<Arc<Keeper>>,
+    /// Why no other could be had, since the last one died.
+    keeperless: Mutex<Option<Keeperless>>,
     patience: Arc<Patience>,
     log: Mutex<String>,
     /// Those that somebody holds, for a keeper that must be told what the last one held.
     living: Mutex<Vec<WeakShim>>,
+}
+
+/// The keeper died, and another could not be had when it was last tried, by a start or by the timer. Not known while
+/// nobody has missed it, for the next start makes another.
+#[derive(Debug, Clone)]
+pub struct Keeperless {
+    /// When it was missed first.
+    pub since: Instant,
+    /// Why there was none the last time.
+    pub why: String,
 }
 
 /// The part of a shim's state file that tells who holds the pod's descriptors.
@@ -147,6 +159,7 @@ impl Shims {
             config,
             settle,
             keeper: Mutex::new(Arc::new(keeper)),
+            keeperless: Mutex::new(None),
             patience: Arc::new(Patience::new(deadlines)),
             log: Mutex::new(log),
             living: Mutex::new(Vec::new()),
@@ -323,11 +336,47 @@ impl Shims {
         match self.keeper().spawn_shim(pod, state_dir, &log) {
             Err(error) if error.kind() == Kind::Unavailable => {
                 tracing::warn!(%error, "another keeper is started");
-                let keeper = Arc::new(Settle::ensured(self.settle.as_ref(), &self.config).map_err(failed)?);
-                *lock(&self.keeper) = Arc::clone(&keeper);
+                let keeper = self.replace_keeper().map_err(failed)?;
                 spawned(keeper.spawn_shim(pod, state_dir, &log), Spawned::ByAnotherKeeper).map_err(failed)
             }
             other => spawned(other, Spawned::Yes).map_err(failed),
+        }
+    }
+
+    /// Another keeper in place of one that died; remembers when none can be had.
+    fn replace_keeper(&self) -> Result<Arc<Keeper>, coracle_keeper::Error> {
+        let ensured = Settle::ensured(self.settle.as_ref(), &self.config);
+        {
+            let mut keeperless = lock(&self.keeperless);
+            *keeperless = ensured.as_ref().err().map(|error| Keeperless {
+                since: keeperless.as_ref().map_or_else(Instant::now, |last| last.since),
+                why: error.to_string(),
+            });
+        }
+        let keeper = Arc::new(ensured?);
+        *lock(&self.keeper) = Arc::clone(&keeper);
+        Ok(keeper)
+    }
+
+    /// Whether no pod can be started for want of a keeper.
+    #[must_use]
+    pub fn keeperless(&self) -> Option<Keeperless> {
+        lock(&self.keeperless).clone()
+    }
+
+    /// Tries again what failed; nobody may start a pod on a node that says that it cannot.
+    async fn seek_keeper(self: &Arc<Self>) {
+        if lock(&self.keeperless).is_none() {
+            return;
+        }
+        let shims = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || shims.replace_keeper()).await {
+            Ok(Ok(_)) => {
+                tracing::info!("there is a keeper again");
+                self.tell_the_living();
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "there is still no keeper"),
+            Err(error) => tracing::warn!(%error, "looking for a keeper ended early"),
         }
     }
 
@@ -361,6 +410,7 @@ async fn look_after(shims: Weak<Shims>) {
     loop {
         tokio::time::sleep(ROUND).await;
         let Some(shims) = shims.upgrade() else { return };
+        shims.seek_keeper().await;
         let living: Vec<_> = lock(&shims.living).iter().filter_map(WeakShim::upgrade).collect();
         drop(shims);
         let asked: Vec<_> = living
