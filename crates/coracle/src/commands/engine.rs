@@ -1,6 +1,7 @@
 //! An engine of our own, for `coracle run` without a daemon: it and all it made end with the command.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use anyhow::Context;
 use coracle_proto::client::Client;
 
 use super::play::storage::remove_directory;
+use super::{find, remove};
 use crate::config::{Loaded, Sources};
 use crate::serve::Daemon;
 use crate::terminal::remark;
@@ -17,6 +19,8 @@ use crate::terminal::remark;
 const BASES: [&str; 2] = ["/var/lib", "/run"];
 /// The beginning of its name; the process follows.
 const PREFIX: &str = "coracle-run-";
+/// The pods' cgroup in that of its name.
+const PODS: &str = "pods";
 /// How often a directory is removed into which a pull that was given up may still write.
 const REMOVALS: usize = 10;
 /// Between two removals.
@@ -26,6 +30,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Foreground {
     daemon: Daemon,
     client: Client,
+    name: String,
     directories: [PathBuf; 2],
 }
 
@@ -55,7 +60,7 @@ impl Foreground {
             .with("state", &at(&directories[1]))
             .with("socket", &at(&directories[1].join("coracle.sock")))
             .with("cgroup.driver", "cgroupfs")
-            .with("cgroup.default_parent", &format!("/{name}/pods"))
+            .with("cgroup.default_parent", &format!("/{name}/{PODS}"))
             .with("cgroup.runtime", &format!("/{name}.slice"))
             .with("metrics.address", "");
         let config = Loaded::read(&sources)?.config;
@@ -64,6 +69,7 @@ impl Foreground {
             Ok(client) => Ok(Self {
                 daemon,
                 client,
+                name: name.to_owned(),
                 directories,
             }),
             Err(error) => {
@@ -86,8 +92,43 @@ impl Foreground {
             let root = self.directories[0].display();
             format!("{root} stays: the next `coracle run` without a daemon takes away what is left")
         })?;
-        remove_directories(&self.directories).await
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+        let cgroups = remove_cgroups(hierarchies(&mounts), &self.name);
+        first(cgroups, remove_directories(&self.directories).await)
     }
+
+    /// Removes the pods with what the command that made them kept beside them.
+    async fn remove_pods(&self) -> anyhow::Result<()> {
+        for pod in find::pods(&self.client).await? {
+            remove::remove_pod(&self.client, &pod).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Where hierarchies of cgroups are mounted.
+fn hierarchies(mounts: &str) -> impl Iterator<Item = &Path> {
+    mounts.lines().filter_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?;
+        file_system.starts_with("cgroup").then_some(Path::new(point))
+    })
+}
+
+/// Removes the pods' parents: elsewhere they are the kubelet's, and the engine leaves them alone.
+fn remove_cgroups<'a>(hierarchies: impl Iterator<Item = &'a Path>, name: &str) -> anyhow::Result<()> {
+    for hierarchy in hierarchies {
+        let parent = hierarchy.join(name);
+        for cgroup in [parent.join(PODS), parent] {
+            match std::fs::remove_dir(&cgroup) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove the cgroup {}", cgroup.display()));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// How a command ends that had to clean up: as what it ran ended. Only what went well gives way to a clean-up
@@ -103,6 +144,15 @@ pub(super) fn conclude(
             outcome
         }
     }
+}
+
+/// The first failure; a second one is said.
+pub(super) fn first(outcome: anyhow::Result<()>, next: anyhow::Result<()>) -> anyhow::Result<()> {
+    if outcome.is_ok() {
+        return next;
+    }
+    report(next);
+    outcome
 }
 
 /// Says of a failure that is not the one to end with.
@@ -127,11 +177,7 @@ async fn remove_directories(directories: &[PathBuf]) -> anyhow::Result<()> {
             tokio::time::sleep(PAUSE).await;
             removed = remove_directory(directory);
         }
-        if outcome.is_ok() {
-            outcome = removed;
-        } else {
-            report(removed);
-        }
+        outcome = first(outcome, removed);
     }
     outcome
 }
@@ -145,7 +191,11 @@ async fn sweep() {
     }
     let lives = |pid: u32| Path::new("/proc").join(pid.to_string()).exists();
     for name in left(&BASES.map(Path::new), lives) {
-        let swept = async { Foreground::open(&name).await?.end().await };
+        let swept = async {
+            let engine = Foreground::open(&name).await?;
+            let removed = engine.remove_pods().await;
+            first(engine.end().await, removed)
+        };
         report(swept.await.with_context(|| {
             format!("what {name} has left stays: see `coracle doctor`, then remove its directories in /var/lib and /run")
         }));
@@ -198,6 +248,27 @@ mod tests {
             found.into_iter().collect::<Vec<_>>(),
             ["coracle-run-12", "coracle-run-18"]
         );
+    }
+
+    #[test]
+    fn the_pods_parents_go_from_every_hierarchy() {
+        let text = "30 29 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
+                    31 30 0:27 / /sys/fs/cgroup/unified rw shared:5 - cgroup2 cgroup2 rw\n\
+                    32 30 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                    33 29 0:29 / /home/cgroup rw - ext4 /dev/vda rw\n";
+        let found: Vec<_> = hierarchies(text).collect();
+        assert_eq!(
+            found,
+            ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/cpu"].map(Path::new)
+        );
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(one.path().join("coracle-run-7/pods")).unwrap();
+        std::fs::create_dir_all(one.path().join("coracle-run-8/pods")).unwrap();
+        let both = || [one.path(), other.path()].into_iter();
+        remove_cgroups(both(), "coracle-run-7").unwrap();
+        assert!(!one.path().join("coracle-run-7").exists());
+        std::fs::create_dir(one.path().join("coracle-run-8/pods/busy")).unwrap();
+        assert!(remove_cgroups(both(), "coracle-run-8").is_err());
     }
 
     #[test]

@@ -195,11 +195,7 @@ async fn run_by(
             }
             Err(error) => Err(anyhow::Error::new(error).context("a pod's task broke off")),
         };
-        if cleaned.is_ok() {
-            cleaned = ended;
-        } else {
-            engine::report(ended);
-        }
+        cleaned = engine::first(cleaned, ended);
     }
     if let Some(log) = log.filter(|_| told.is_finished() && cleaned.is_ok())
         && told.await.unwrap_or(false)
