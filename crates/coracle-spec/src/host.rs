@@ -58,6 +58,8 @@ pub struct Host {
     pub recursive_read_only: bool,
     /// Overlay takes id-mapped layers (5.19): user namespaces.
     pub id_mapped_layers: bool,
+    /// tmpfs takes id mappings (6.3): the kubelet's tokens and secrets in user namespaces.
+    pub id_mapped_tmpfs: bool,
     /// What can be given to a container: the daemon's bounding set.
     pub capabilities: BTreeSet<String>,
     /// The lowest `oom_score_adj` that may be set: -1000 with `CAP_SYS_RESOURCE`, else the daemon's own.
@@ -107,6 +109,7 @@ impl Host {
             },
             recursive_read_only: kernel >= (5, 12),
             id_mapped_layers: kernel >= (5, 19),
+            id_mapped_tmpfs: kernel >= (6, 3),
             capabilities: bounding,
             lowest_oom_score_adj: if resource {
                 -1000

@@ -176,7 +176,8 @@ fn maps(ranges: &[IdMapping], id: u32) -> bool {
 }
 
 /// Host name, hosts and resolver files and shared memory, as the pod has them. The files follow the
-/// root's mode, so that a read-only container cannot write them either.
+/// root's mode, so that a read-only container cannot write them either. In a user namespace they are the
+/// pod's root's on the disk: they lie on tmpfs, whose ids can be mapped from Linux 6.3 on only.
 fn pod_files(input: &ContainerInput<'_>) -> Vec<(String, Mount)> {
     let access = if input.container.security.readonly_rootfs {
         "ro"
@@ -191,11 +192,10 @@ fn pod_files(input: &ContainerInput<'_>) -> Vec<(String, Mount)> {
         ("/etc/resolv.conf", &paths.resolv_conf),
     ] {
         if let Some(source) = source {
-            let mut file = bind(source, destination, &["rbind", "rprivate", access]);
-            if let Some(user) = user_namespace(&input.pod.security.namespaces) {
-                map_ids(&mut file, &user.uids, &user.gids);
-            }
-            files.push((destination.to_owned(), file));
+            files.push((
+                destination.to_owned(),
+                bind(source, destination, &["rbind", "rprivate", access]),
+            ));
         }
     }
     let node = PathBuf::from("/dev/shm");

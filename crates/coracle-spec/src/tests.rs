@@ -86,6 +86,7 @@ impl Fixture {
                 hugetlb: true,
                 recursive_read_only: true,
                 id_mapped_layers: true,
+                id_mapped_tmpfs: true,
                 capabilities: capabilities::from_mask((1 << 41) - 1),
                 lowest_oom_score_adj: -1000,
                 kernel: (6, 18),

@@ -10,6 +10,8 @@ use crate::{Finding, State, Subject, Topic};
 
 /// Older kernels are not tried.
 const LEAST: (u32, u32) = (5, 14);
+/// The first whose tmpfs takes id mappings.
+const MAPPED_TMPFS: (u32, u32) = (6, 3);
 
 pub(super) fn examine(subject: &Subject) -> Vec<Finding> {
     let mut findings = vec![version()];
@@ -28,16 +30,23 @@ fn finding(name: &'static str, seen: impl Into<String>) -> Finding {
     Finding::ok(Topic::Kernel, name, seen)
 }
 
-fn version() -> Finding {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy();
+/// Major and minor number of the release.
+fn numbers(release: &str) -> (u32, u32) {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
         .map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn version() -> Finding {
+    let release = release();
     let (major, minor) = LEAST;
     finding("version", format!("Linux {release}")).unless(
-        version >= LEAST,
+        numbers(&release) >= LEAST,
         Costs,
         format!("nobody tries kernels before {major}.{minor}"),
         format!("install a kernel from {major}.{minor} on"),
@@ -185,7 +194,12 @@ fn user_namespaces(subject: &Subject) -> Finding {
     let cost = "pods with a user namespace of their own (hostUsers: false) are refused";
     match subject.number("/proc/sys/user/max_user_namespaces") {
         Some(0) => finding(NAME, "switched off").but(Costs, cost, "sysctl user.max_user_namespaces=15000"),
-        Some(most) => finding(NAME, format!("at most {most}")),
+        Some(most) => finding(NAME, format!("at most {most}")).unless(
+            numbers(&release()) >= MAPPED_TMPFS,
+            Costs,
+            "the kubelet is told that there are none: ids of tokens and secrets cannot be mapped",
+            "install a kernel from 6.3 on",
+        ),
         None => finding(NAME, "not there").but(Costs, cost, "run a kernel with CONFIG_USER_NS"),
     }
 }

@@ -194,8 +194,13 @@ impl PodContext {
         let files = self.files();
         let config = &self.pod.config;
         make_private_dir(&files.namespaces())?;
+        let root = self
+            .user_namespace()
+            .map(|user| (root_of(&user.uids), root_of(&user.gids)));
         let write = |path: &Path, text: &[u8]| {
-            fs::write(path, text).map_err(|error| io_failed("write", path, &error))
+            fs::write(path, text).map_err(|error| io_failed("write", path, &error))?;
+            let Some((uid, gid)) = root else { return Ok(()) };
+            std::os::unix::fs::chown(path, uid, gid).map_err(|error| io_failed("give away", path, &error))
         };
         let hostname = if config.hostname.is_empty() {
             host_name()
@@ -556,6 +561,14 @@ pub(crate) fn gather(operation: &'static str, failures: &[EngineError]) -> Resul
             Err(EngineError::new(first.kind(), operation, all.join("; ")))
         }
     }
+}
+
+/// The node's id of what is 0 in a user namespace; `None` when nothing is.
+fn root_of(ranges: &[coracle_types::security::IdMapping]) -> Option<u32> {
+    let range = ranges
+        .iter()
+        .find(|range| range.container_id == 0 && range.length > 0)?;
+    Some(range.host_id)
 }
 
 fn host_name() -> String {
