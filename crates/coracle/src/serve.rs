@@ -2,7 +2,6 @@
 
 mod instance;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -123,7 +122,7 @@ pub(crate) struct Daemon {
     serving: JoinHandle<Result<(), coracle_cri::ServeError>>,
     control: Arc<dyn Control>,
     _file: socket::SocketFile,
-    _instance: File,
+    instance: instance::Claim,
 }
 
 impl Daemon {
@@ -170,7 +169,7 @@ impl Daemon {
             serving,
             control,
             _file: file,
-            _instance: instance,
+            instance,
         })
     }
 
@@ -203,6 +202,7 @@ impl Daemon {
         let _ = self.end.send(());
         self.serving.await??;
         self.engine.remove_node().await?;
+        self.instance.give_up();
         Ok(())
     }
 }

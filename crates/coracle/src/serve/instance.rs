@@ -2,7 +2,8 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rustix::fs::{Mode, OFlags};
@@ -11,21 +12,44 @@ use rustix::fs::{Mode, OFlags};
 /// anybody could hold the lock first, or put a link in its place.
 pub(super) const DIRECTORY: &str = "/run/coracle-instances";
 
-/// Has the name for as long as the file is open: another daemon of that name, on whatever directories, would take
+/// Has the name for as long as the claim is there: another daemon of that name, on whatever directories, would take
 /// this one's namespaces, links and rules for leftovers.
 ///
 /// # Errors
 /// When another daemon has it; when the directory is somebody else's or cannot be used.
-pub(super) fn claim(directory: &Path, instance: &str) -> anyhow::Result<File> {
+pub(super) fn claim(directory: &Path, instance: &str) -> anyhow::Result<Claim> {
     let name = format!("{instance}.lock");
     let path = directory.join(&name);
-    let file = open(directory, &name).with_context(|| format!("open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => anyhow::bail!(
-            "a daemon of the instance {instance} runs already: stop it, or give this one another name with --instance"
-        ),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    loop {
+        let file = open(directory, &name).with_context(|| format!("open {}", path.display()))?;
+        match file.try_lock() {
+            // Given up for ever between the opening and the lock: it keeps nobody away any more.
+            Ok(()) if file.metadata().is_ok_and(|found| found.nlink() == 0) => {}
+            Ok(()) => return Ok(Claim { file, path }),
+            Err(TryLockError::WouldBlock) => anyhow::bail!(
+                "a daemon of the instance {instance} runs already: stop it, or give this one another name with --instance"
+            ),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("lock {}", path.display()));
+            }
+        }
+    }
+}
+
+/// The name, had until this is dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    file: File,
+    path: PathBuf,
+}
+
+impl Claim {
+    /// Lets go of a name that nobody will have again.
+    pub(super) fn give_up(self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the lock of an instance that is gone stays");
+        }
+        drop(self.file);
     }
 }
 
@@ -55,7 +79,7 @@ fn open(directory: &Path, name: &str) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 
@@ -68,6 +92,9 @@ mod tests {
         assert!(refused.contains("the instance one runs already"), "{refused}");
         claim(&directory, "another").unwrap();
         drop(held);
+        let held = claim(&directory, "one").unwrap();
+        held.give_up();
+        assert!(!directory.join("one.lock").exists() && directory.join("another.lock").exists());
         claim(&directory, "one").unwrap();
     }
 
@@ -79,7 +106,7 @@ mod tests {
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
         let held = claim(&directory, "one").unwrap();
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
-        assert_eq!(held.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(held.file.metadata().unwrap().mode() & 0o777, 0o600);
 
         let victim = place.path().join("victim");
         fs::write(&victim, "precious").unwrap();
