@@ -31,12 +31,18 @@ enum Key {
     Artifact,
 }
 
-const KEYS: [(Key, &str); 4] = [
-    (Key::Diff, "diff"),
-    (Key::Chain, "chain"),
-    (Key::FixUp, "fixup"),
-    (Key::Artifact, "artifact"),
-];
+impl Key {
+    const ALL: [Self; 4] = [Self::Diff, Self::Chain, Self::FixUp, Self::Artifact];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Diff => "diff",
+            Self::Chain => "chain",
+            Self::FixUp => "fixup",
+            Self::Artifact => "artifact",
+        }
+    }
+}
 
 impl LayerId {
     /// The id of a layer that needs nothing below it.
@@ -133,13 +139,7 @@ impl LayerId {
 
 impl fmt::Display for LayerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = match self.key {
-            Key::Diff => "diff",
-            Key::Chain => "chain",
-            Key::FixUp => "fixup",
-            Key::Artifact => "artifact",
-        };
-        write!(f, "{key}:{}", self.digest)
+        write!(f, "{}:{}", self.key.word(), self.digest)
     }
 }
 
@@ -157,11 +157,8 @@ impl FromStr for LayerId {
             value: text.chars().take(100).collect(),
         };
         let (prefix, digest) = text.split_once(':').ok_or_else(malformed)?;
-        let key = KEYS
-            .iter()
-            .find(|(_, name)| *name == prefix)
-            .ok_or_else(malformed)?
-            .0;
+        let key = Key::ALL.into_iter().find(|key| key.word() == prefix);
+        let key = key.ok_or_else(malformed)?;
         let digest = digest.parse().map_err(|_| malformed())?;
         Ok(Self { key, digest })
     }
