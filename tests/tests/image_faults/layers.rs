@@ -1,6 +1,7 @@
 //! Layers that explode, or are not what they are announced as.
 
 use std::io::Write;
+use std::time::Duration;
 
 use anyhow::Result;
 use coracle_testkit::image::{Blob, Compression, Image, ImageBuilder, digest};
@@ -130,7 +131,7 @@ async fn cve_2025_58183_sparse_map_bombs() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_entries() -> Result<()> {
     // The headers alone are 512 MB, and a slow disk has the registry wait.
-    let matrix = Matrix::unpacking(1 << 30, "30s").await?;
+    let matrix = Matrix::unpacking(1 << 30, Duration::from_secs(30)).await?;
     let entries = count(50_000, 1_000_000);
     let mut archive = tar::Builder::new(Vec::new());
     for number in 0..entries {

@@ -10,6 +10,7 @@ use coracle_testkit::image::{Compression, Image, ImageBuilder, Layer};
 use coracle_testkit::measure::{forget_peak, peak_rss, rss};
 use coracle_testkit::node::DaemonOptions;
 use coracle_testkit::registry::{FaultyRegistry, mirror};
+use coracle_testkit::wait;
 use coracle_tests::checks::{holds, refused};
 use coracle_tests::{Bed, Plan};
 use tonic::Code;
@@ -26,7 +27,9 @@ pub(crate) const UNPACKED: u64 = 256 << 20;
 /// What a registry that fails is told as: CRI's `RegistryUnavailable` has no code of its own.
 pub(crate) const UNAVAILABLE: Code = Code::Unknown;
 
-const CONFIG: &str = "[registry]\nattempts = 2\nconnect_timeout = \"2s\"\n";
+/// How long a registry may keep silent, and how long a connection may take.
+const STALL: Duration = Duration::from_secs(1);
+const CONNECT: Duration = Duration::from_secs(2);
 
 /// A bed and its faulty registry.
 pub(crate) struct Matrix {
@@ -39,15 +42,19 @@ pub(crate) struct Matrix {
 
 impl Matrix {
     pub(crate) async fn make() -> Result<Self> {
-        Self::unpacking(UNPACKED, "1s").await
+        Self::unpacking(UNPACKED, STALL).await
     }
 
     /// Of a daemon that unpacks images of so many bytes and waits so long for a silent registry.
-    pub(crate) async fn unpacking(most: u64, stall: &str) -> Result<Self> {
+    pub(crate) async fn unpacking(most: u64, stall: Duration) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let config = directory.path().join("config.toml");
-        let own = format!("stall_timeout = \"{stall}\"\n[image]\nmax_unpacked = {most}\n");
-        std::fs::write(&config, format!("{CONFIG}{own}"))?;
+        let [connect, stall] = [CONNECT, stall].map(|time| wait::patient(time).as_secs());
+        let text = format!(
+            "[registry]\nattempts = 2\nconnect_timeout = \"{connect}s\"\nstall_timeout = \"{stall}s\"\n\
+             [image]\nmax_unpacked = {most}\n"
+        );
+        std::fs::write(&config, text)?;
         let plan = Plan {
             daemon: DaemonOptions {
                 arguments: vec!["--config".to_owned(), config.display().to_string()],
