@@ -5,6 +5,8 @@
 mod records;
 #[path = "restart/together.rs"]
 mod together;
+#[path = "restart/unready.rs"]
+mod unready;
 
 use std::process::Command;
 use std::time::Duration;

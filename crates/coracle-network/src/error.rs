@@ -276,7 +276,7 @@ pub enum PluginError {
         address: IpAddr,
     },
     /// Another pod has this port of the host.
-    #[error("host port {port}/{protocol:?}{} is in use by {holder}: choose another port, or end that one", address.map(|a| format!(" on {a}")).unwrap_or_default())]
+    #[error("host port {port}/{protocol}{} is in use by {holder}: choose another port, or end that one", address.map(|a| format!(" on {a}")).unwrap_or_default())]
     PortInUse {
         /// Transport protocol.
         protocol: Protocol,

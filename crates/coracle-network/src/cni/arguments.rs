@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use coracle_types::pod::Protocol;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
@@ -78,15 +77,10 @@ fn port_mappings(pod: &PodNetwork) -> Value {
         .iter()
         .filter(|mapping| mapping.host_port != 0)
         .map(|mapping| {
-            let protocol = match mapping.protocol {
-                Protocol::Tcp => "tcp",
-                Protocol::Udp => "udp",
-                Protocol::Sctp => "sctp",
-            };
             json!({
                 "hostPort": mapping.host_port,
                 "containerPort": mapping.container_port,
-                "protocol": protocol,
+                "protocol": mapping.protocol.as_str(),
                 "hostIP": mapping.host_ip.map(|address| address.to_string()).unwrap_or_default(),
             })
         })
@@ -171,7 +165,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use coracle_types::PodSandboxId;
-    use coracle_types::pod::{DnsConfig, PortMapping};
+    use coracle_types::pod::{DnsConfig, PortMapping, Protocol};
     use proptest::prelude::*;
 
     use super::*;
