@@ -17,6 +17,15 @@ pub fn rss(process: &Path) -> Result<u64> {
     kilobytes(&process.join("status"), "VmRSS:")
 }
 
+/// Resident memory of a process in bytes that is its own: without pages of files, which the kernel reads as they are
+/// first used and drops when it needs them.
+///
+/// # Errors
+/// When the process is gone.
+pub fn anonymous_rss(process: &Path) -> Result<u64> {
+    kilobytes(&process.join("status"), "RssAnon:")
+}
+
 /// A process's share of memory in bytes, pages shared by n processes counted as 1/n (PSS).
 ///
 /// # Errors

@@ -233,8 +233,13 @@ async fn pages_are_served_until_the_command_is_interrupted() -> Result<()> {
     ] {
         let running = Running::start(&bed, &[&manifest(name).display().to_string()])?;
         running.says("ready (").await?;
-        let answer = page(&bed, "127.0.0.1:18080").with_context(|| running.said())?;
-        assert!(answer.contains(content), "{name}: {answer}\n{}", running.said());
+        // Of two containers that are ready, one writes what the other serves.
+        let mut answer = String::new();
+        let served = wait::until(content, Duration::from_secs(10), || {
+            answer = page(&bed, "127.0.0.1:18080")?;
+            Ok(answer.contains(content).then_some(()))
+        });
+        served.with_context(|| format!("{name}: {answer}\n{}", running.said()))?;
         let (code, said) = running.interrupt()?;
         assert_eq!(code, Some(130), "{name}: {said}");
         holds(&said, &["stopping; once more stops at once", "server: stopped"]);

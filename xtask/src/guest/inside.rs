@@ -41,6 +41,8 @@ pub(crate) fn end_to_end(focus: Option<&str>) -> Result<()> {
         let status = Command::new(test)
             .args(filter)
             .current_dir(workspace().join("tests"))
+            // The library of snapshots would ask cargo where they are.
+            .env("INSTA_WORKSPACE_ROOT", workspace())
             .status()
             .with_context(|| format!("cannot run {}", test.display()))?;
         if !status.success() {
