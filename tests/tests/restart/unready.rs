@@ -45,7 +45,10 @@ async fn no_keeper_can_be_started() -> Result<()> {
     let refused = bed.runtime.run_pod(PodSpec::new("none")).await;
     let refused = refused.expect_err("a pod started without a keeper");
     assert!(refused.message().contains(KEEPERS), "{refused}");
-    assert!(runtime_ready(&bed).await?.status, "what may pass is told too early");
+    assert!(
+        runtime_ready(&bed).await?.status,
+        "what may pass is told too early"
+    );
     answers(&container).await?;
 
     let told = until_ready_is(&bed, false).await?;
