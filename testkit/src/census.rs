@@ -127,16 +127,16 @@ impl Census {
     }
 }
 
-/// Without the name that a keeper's files have from its program's: one keeper in place of another is no
+/// Without the name that a keeper's files and its unit have from its program's: one keeper in place of another is no
 /// difference, two are.
 fn of_any_program(line: String) -> String {
-    for ending in [".sock", ".log"] {
+    for (before, ending) in [("/", ".sock"), ("/", ".log"), ("-keeper-", ".scope")] {
         if let Some(rest) = line.strip_suffix(ending)
-            && let Some((directory, name)) = rest.rsplit_once('/')
+            && let Some((whose, name)) = rest.rsplit_once(before)
             && name.len() == 16
             && name.bytes().all(|byte| byte.is_ascii_hexdigit())
         {
-            return format!("{directory}/<program>{ending}");
+            return format!("{whose}{before}<program>{ending}");
         }
     }
     line
@@ -200,7 +200,9 @@ mod tests {
         let (mut before, mut after) = (Census::default(), Census::default());
         before.add("files", "/run/coracle/keeper/0123456789abcdef.sock");
         after.add("files", "/run/coracle/keeper/fedcba9876543210.sock");
-        assert!(before.diff(&after).is_empty());
+        before.add("units", "n1-keeper-0123456789abcdef.scope");
+        after.add("units", "n1-keeper-fedcba9876543210.scope");
+        assert_eq!(before.diff(&after).to_string(), "");
         after.add("files", "/run/coracle/keeper/0000000000000000.sock");
         assert!(!before.diff(&after).is_empty());
     }
