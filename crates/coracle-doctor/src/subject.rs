@@ -82,8 +82,10 @@ pub enum Daemon {
         /// Who makes cgroups, when it says so.
         cgroup_driver: Option<String>,
     },
-    /// It did not, in words.
+    /// It could not be reached, in words.
     Silent(String),
+    /// It takes connections and does not answer, in words.
+    Hangs(String),
     /// It was not asked: this user may not use its socket.
     Refused,
 }

@@ -179,7 +179,7 @@ fn driver(subject: &Subject, version: CgroupVersion) -> Finding {
     const NAME: &str = "driver";
     let answered = match &subject.daemon {
         Daemon::Answers { cgroup_driver, .. } => cgroup_driver.clone(),
-        Daemon::Silent(_) | Daemon::Refused => None,
+        Daemon::Silent(_) | Daemon::Hangs(_) | Daemon::Refused => None,
     };
     let configured = subject
         .configuration

@@ -57,6 +57,11 @@ fn daemon(subject: &Subject) -> Finding {
             "no pod can be started or stopped; those that run go on",
             "start it: systemctl start coracle, or as root: coracle serve",
         ),
+        Daemon::Hangs(words) => finding("daemon", words.clone()).but(
+            Broken,
+            "no pod can be started or stopped; those that run go on",
+            "start it again, pods run on: systemctl restart coracle, or end it with SIGKILL and, as root: coracle serve",
+        ),
     }
 }
 

@@ -33,7 +33,8 @@ pub(crate) fn is_manifest(argument: &str) -> bool {
     let ends_so = path
         .extension()
         .is_some_and(|end| ["yaml", "yml", "json"].iter().any(|known| end == *known));
-    argument == "-" || ends_so || (argument.starts_with(['/', '.']) && path.is_file())
+    // No image's name begins so.
+    argument == "-" || ends_so || argument.starts_with(['/', '.'])
 }
 
 #[cfg(test)]

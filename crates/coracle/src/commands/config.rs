@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use bytesize::ByteSize;
 use coracle_proto::admin::{
     ConfigChange, ConfigSetting, ReloadConfigRequest, ReloadConfigResponse, SetLogLevelRequest,
     ShowConfigRequest,
@@ -279,15 +280,7 @@ pub(crate) async fn log_level(client: &Client, args: &LogLevelArgs, screen: &Scr
             .iter()
             .find(|setting| setting.key == "log.level")
             .context("the daemon does not say what it logs")?;
-        return match screen.output {
-            Output::Json | Output::Yaml => {
-                screen.value(&serde_json::json!({ "filter": setting.value, "origin": setting.origin }))
-            }
-            Output::Name => Ok(screen.line(&setting.value)?),
-            Output::Table | Output::Wide => {
-                Ok(screen.line(format!("{} ({})", setting.value, setting.origin))?)
-            }
-        };
+        return tell_log_level(setting, screen);
     };
     let request = SetLogLevelRequest {
         filter: filter.clone(),
@@ -306,6 +299,34 @@ pub(crate) async fn log_level(client: &Client, args: &LogLevelArgs, screen: &Scr
     }
 }
 
+fn tell_log_level(setting: &ConfigSetting, screen: &Screen) -> anyhow::Result<()> {
+    let (filter, origin) = (plain(&setting.value), &setting.origin);
+    match screen.output {
+        Output::Json | Output::Yaml => {
+            screen.value(&serde_json::json!({ "filter": filter, "origin": origin }))
+        }
+        Output::Name => Ok(screen.line(filter)?),
+        Output::Table | Output::Wide => Ok(screen.line(format!("{filter} ({origin})"))?),
+    }
+}
+
+/// A setting's text without the quotes in which TOML has it; of another kind it stays as it is written.
+fn plain(value: &str) -> String {
+    let read = toml::from_str::<toml::Table>(&format!("value = {value}"));
+    let text = read
+        .ok()
+        .and_then(|table| Some(table.get("value")?.as_str()?.to_owned()));
+    text.unwrap_or_else(|| value.to_owned())
+}
+
+/// What the daemon keeps of an exec's output at most, in bytes; `None` of another runtime.
+pub(crate) async fn max_exec_output(client: &Client) -> Option<u64> {
+    let reply = client.admin().show_config(ShowConfigRequest {}).await.ok()?;
+    let settings = reply.into_inner().settings;
+    let setting = settings.iter().find(|setting| setting.key == "exec.max_output")?;
+    plain(&setting.value).parse::<ByteSize>().ok().map(|size| size.0)
+}
+
 /// A filter that is none is a mistake of the command line.
 fn not_set(error: ClientError, filter: &str) -> anyhow::Error {
     if error.kind() != Kind::InvalidArgument {
@@ -322,6 +343,31 @@ mod tests {
     use super::*;
     use crate::config::Origin;
     use crate::terminal::forms::{forms, uncut_forms};
+
+    #[test]
+    fn what_is_logged_in_every_form() {
+        let level = setting(
+            "log.level",
+            "\"info,coracle_engine=debug\"",
+            "default",
+            true,
+            None,
+        );
+        insta::assert_snapshot!(uncut_forms(|screen| tell_log_level(&level, screen)));
+    }
+
+    #[test]
+    fn texts_lose_their_quotes() {
+        for (written, plainly) in [
+            ("\"16MB\"", "16MB"),
+            ("'a\"b'", "a\"b"),
+            ("12", "12"),
+            ("[1]", "[1]"),
+            ("x", "x"),
+        ] {
+            assert_eq!(plain(written), plainly);
+        }
+    }
 
     fn setting(key: &str, value: &str, origin: &str, live: bool, pending: Option<&str>) -> ConfigSetting {
         ConfigSetting {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::filter::{Facts, Filters};
 use super::find;
 use crate::cli::{EventsArgs, Output};
-use crate::terminal::{Cell, Column, Listing, Row, Screen, Table, Tone, instant};
+use crate::terminal::{Cell, Column, Listing, Row, Screen, Table, Tone, Trouble, instant};
 
 const KEYS: &[&str] = &["type", "name", "pod", "namespace", "id", "kind"];
 
@@ -40,8 +40,14 @@ pub(crate) async fn show(client: &Client, args: &EventsArgs, screen: &Screen) ->
         .into_inner();
     let table = heading(screen)?;
     let mut left = args.count.unwrap_or(u64::MAX);
+    let broken_off = |status| {
+        let trouble =
+            Trouble::new("the runtime broke the stream of events off: it was ended, or cut this reader off")
+                .next("what it misses is in its log; once it answers again: coracle events");
+        anyhow::Error::new(of(status)).context(trouble)
+    };
     while left > 0
-        && let Some(event) = stream.message().await.map_err(&of)?
+        && let Some(event) = stream.message().await.map_err(broken_off)?
     {
         let event = Event::of(&event);
         if filters.fit(&event) {

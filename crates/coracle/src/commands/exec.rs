@@ -8,9 +8,13 @@ use coracle_proto::cri::ExecSyncRequest;
 use coracle_types::{Kind, Kinded};
 use serde::Serialize;
 
+use super::config;
 use super::find::Objects;
 use crate::cli::{ExecArgs, Output};
-use crate::terminal::{Screen, Trouble};
+use crate::terminal::{self, Screen, Trouble};
+
+/// Bytes of output from which on it is asked whether all of it came.
+const WORTH_ASKING: usize = 4096;
 
 #[derive(Serialize)]
 struct Outcome<'a> {
@@ -43,6 +47,12 @@ pub(crate) async fn run(client: &Client, args: &ExecArgs, screen: &Screen) -> an
             anyhow::Error::new(error).context(trouble)
         })?
         .into_inner();
+    let longest = reply.stdout.len().max(reply.stderr.len());
+    if longest >= WORTH_ASKING && config::max_exec_output(client).await == u64::try_from(longest).ok() {
+        terminal::remark(format!(
+            "of its output only {longest} bytes were kept (exec.max_output): have it write less, or to a file"
+        ));
+    }
     if matches!(screen.output, Output::Json | Output::Yaml) {
         screen.value(&Outcome {
             exit_code: reply.exit_code,

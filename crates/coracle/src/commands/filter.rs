@@ -118,12 +118,17 @@ pub(crate) fn image_names(reference: &str) -> Vec<String> {
             _ => text.to_owned(),
         }
     };
-    vec![
+    let mut names = vec![
         reference.to_owned(),
         plain(reference),
         last.to_owned(),
         plain(last),
-    ]
+    ];
+    // A name without a tag or digest means this one.
+    if last == plain(last) {
+        names.extend([format!("{reference}:latest"), format!("{last}:latest")]);
+    }
+    names
 }
 
 #[cfg(test)]
@@ -199,5 +204,7 @@ mod tests {
     fn images_have_short_names() {
         let names = image_names("registry.example:5000/team/app:1.2");
         assert_eq!(names[1..], ["registry.example:5000/team/app", "app:1.2", "app"]);
+        let names = image_names("docker.io/library/app");
+        assert_eq!(names[4..], ["docker.io/library/app:latest", "app:latest"]);
     }
 }

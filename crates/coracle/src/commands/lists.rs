@@ -231,7 +231,16 @@ impl Facts for InPod<'_> {
                 one.pod_sandbox_id.clone(),
             ],
             "namespace" => vec![pod.map_or("", find::pod_namespace).to_owned()],
-            "image" => image_names(image_of(one)),
+            "image" => {
+                let mut names = image_names(image_of(one));
+                for id in [&one.image_id, &one.image_ref]
+                    .into_iter()
+                    .filter(|id| !id.is_empty())
+                {
+                    names.extend([id.clone(), find::short(id).to_owned()]);
+                }
+                names
+            }
             "label" => facts_of(&one.labels),
             "id" => vec![one.id.clone()],
             _ => Vec::new(),

@@ -9,15 +9,19 @@ use std::time::Duration;
 
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{ContainerState, ContainerStatus, ContainerStatusRequest};
+use coracle_types::{Kind, Kinded};
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::find::Objects;
 use crate::cli::LogsArgs;
-use crate::terminal::Screen;
+use crate::terminal::{self, Screen};
 
 /// How often a followed log is looked at: a person does not see a shorter pause.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long to wait when the runtime does not answer; its daemon may be starting again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How a log is shown.
 #[derive(Debug, Clone, Copy, Default)]
@@ -68,15 +72,25 @@ async fn follow_log(
     mut log: Log,
     style: Style,
 ) -> anyhow::Result<ContainerStatus> {
+    let mut away = false;
     loop {
         // Asked before the last read: what was written before the end is then still shown.
-        let status = status(client, id).await?;
-        let ended = status.state() == ContainerState::ContainerExited;
-        log.show(style, ended).await?;
-        if ended {
+        let asked = match status(client, id).await {
+            Err(error) if error.kind() == Kind::Unavailable => {
+                if !away {
+                    terminal::remark(format!("waits for the runtime; the container runs on: {error}"));
+                }
+                None
+            }
+            asked => Some(asked?),
+        };
+        away = asked.is_none();
+        let ended = asked.filter(|status| status.state() == ContainerState::ContainerExited);
+        log.show(style, ended.is_some()).await?;
+        if let Some(status) = ended {
             return Ok(status);
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(if away { RETRY } else { PAUSE }).await;
     }
 }
 
@@ -160,7 +174,7 @@ impl Log {
 }
 
 /// A container's status.
-pub(crate) async fn status(client: &Client, id: &str) -> anyhow::Result<ContainerStatus> {
+pub(crate) async fn status(client: &Client, id: &str) -> Result<ContainerStatus, ClientError> {
     let request = ContainerStatusRequest {
         container_id: id.to_owned(),
         verbose: false,

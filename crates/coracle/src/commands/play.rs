@@ -26,13 +26,13 @@ use anyhow::Context;
 use coracle_manifest::{Pod, Reading, Weight};
 use coracle_proto::client::Client;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use self::course::{Outcome, Wish};
 use self::sandbox::Sandbox;
 use super::engine::{self, Foreground};
+use super::signals::Signals;
 use super::{exec, find, reach};
 use crate::cli::{Global, Output, RunArgs};
 use crate::terminal::{self, Screen, Status, Trouble};
@@ -321,18 +321,16 @@ fn exit_code(outcome: &Outcome) -> Option<ExitCode> {
 
 /// Turns signals into wishes: the first asks to stop in order, the second at once.
 fn wishes(in_background: bool) -> anyhow::Result<watch::Receiver<Wish>> {
-    if in_background {
-        // Being listened for keeps it from ending the process when the terminal goes.
-        let _ = signal(SignalKind::hangup())?;
-    }
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let signals = Signals::listen()?;
+    let mut signals = if in_background {
+        signals.in_background()
+    } else {
+        signals
+    };
     let (tell, wishes) = watch::channel(Wish::default());
     tokio::spawn(async move {
         loop {
-            let signal = tokio::select! {
-                _ = interrupt.recv() => 2,
-                _ = terminate.recv() => 15,
-            };
+            let signal = signals.number().await;
             tell.send_modify(|wish| {
                 wish.at_once = wish.signal.is_some();
                 wish.signal = wish.signal.or(Some(signal));

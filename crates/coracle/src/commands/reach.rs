@@ -3,8 +3,10 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use coracle_proto::client::{Client, ClientError};
+use coracle_proto::cri::VersionRequest;
 use coracle_types::{Kind, Kinded};
 use rustix::io::Errno;
 
@@ -24,10 +26,13 @@ const UNITS: [&str; 3] = [
     "/lib/systemd/system/coracle.service",
 ];
 
+/// A runtime that takes connections and says nothing for so long hangs: even one that is busy answers what it is called.
+const SILENCE: Duration = Duration::from_secs(15);
+
 /// A connection to the runtime on `socket`.
 pub(crate) async fn connect(socket: &Path) -> anyhow::Result<Client> {
     match Client::connect(socket).await {
-        Ok(client) => Ok(client),
+        Ok(client) => heard(client, SILENCE).await,
         Err(error) => {
             let trouble = explain(socket, &error);
             Err(anyhow::Error::new(error).context(trouble))
@@ -38,13 +43,35 @@ pub(crate) async fn connect(socket: &Path) -> anyhow::Result<Client> {
 /// The same where a command can do without; `None` when nobody listens there. Any other failure is one.
 pub(crate) async fn daemon(socket: &Path) -> anyhow::Result<Option<Client>> {
     match Client::connect(socket).await {
-        Ok(client) => Ok(Some(client)),
+        Ok(client) => heard(client, SILENCE).await.map(Some),
         Err(error) if is_absent(socket, &error) => Ok(None),
         Err(error) => {
             let trouble = explain(socket, &error);
             Err(anyhow::Error::new(error).context(trouble))
         }
     }
+}
+
+/// The same client once its runtime has said anything.
+async fn heard(client: Client, limit: Duration) -> anyhow::Result<Client> {
+    let mut runtime = client.runtime();
+    let asked = runtime.version(VersionRequest::default());
+    if tokio::time::timeout(limit, asked).await.is_ok() {
+        return Ok(client);
+    }
+    let mut trouble = Trouble::new(format!(
+        "the runtime at {} takes connections and did not answer within {} s",
+        client.socket().display(),
+        limit.as_secs()
+    ));
+    if UNITS.iter().any(|unit| Path::new(unit).exists()) {
+        trouble = trouble
+            .next("start it again, pods run on: systemctl restart coracle")
+            .next("what it did last: journalctl -u coracle -e");
+    } else {
+        trouble = trouble.next("end its process with SIGKILL and start it again: pods run on");
+    }
+    Err(trouble.status(Status::Unreachable).into())
 }
 
 /// Whether there is no socket, or one on which nobody listens any more.
@@ -201,6 +228,21 @@ mod tests {
             &at("dead.sock"),
             &denied("Permission denied (os error 13)")
         ));
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_hangs_is_told_from_one_that_is_not_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let silent = directory.path().join("silent.sock");
+        let _listens = std::os::unix::net::UnixListener::bind(&silent).unwrap();
+        let client = Client::connect(&silent).await.unwrap();
+        let error = heard(client, Duration::from_millis(50)).await.unwrap_err();
+        let words = format!("{:?}", lines(&error));
+        assert!(
+            words.contains("did not answer") && words.contains("pods run on"),
+            "{words}"
+        );
+        assert_eq!(status_of(&error), Status::Unreachable);
     }
 
     #[tokio::test]

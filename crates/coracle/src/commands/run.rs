@@ -90,7 +90,7 @@ async fn run_by(
                 sandbox_config: Some(pod),
             };
             let outcome = run_container(client, request, args, screen, signals).await;
-            if args.keep || (args.detach && outcome.is_ok() && !signals.came) {
+            if args.keep || (args.detach && outcome.is_ok() && !signals.came()) {
                 return outcome;
             }
             (pod_id, outcome)

@@ -4,7 +4,7 @@
 //! Fragments are `config.d/*.toml` beside the file, in the order of their names. A key that is given again
 //! replaces the earlier value whole; lists are not joined.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -299,6 +299,8 @@ impl Given {
 
     /// Takes the keys of a text in TOML.
     pub(super) fn read_toml(&mut self, path: &Path, text: &str, problems: &mut Vec<Problem>) {
+        // Editors of other systems put a byte order mark before the first line.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let origin_at = |offset: usize| {
             let line = text.as_bytes()[..offset.min(text.len())]
                 .iter()
@@ -309,8 +311,14 @@ impl Given {
         };
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
-            // What is left of a broken file is guesswork.
-            problems.extend(errors.iter().map(|error| {
+            // What is left of a broken file is guesswork, and one slip may be several errors of the parser.
+            let mut told = BTreeSet::new();
+            let new = errors.iter().filter(|error| {
+                let offset = error.span().map_or(0, |span| span.start);
+                let line = text[..offset.min(text.len())].lines().count();
+                told.insert((line, error.message().to_owned()))
+            });
+            problems.extend(new.map(|error| {
                 let offset = error.span().map_or(0, |span| span.start);
                 let line = text[..offset.min(text.len())].lines().count().max(1);
                 let written = text.lines().nth(line - 1).unwrap_or_default().trim();

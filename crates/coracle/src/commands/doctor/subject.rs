@@ -198,7 +198,7 @@ async fn ask(global: &Global) -> (Daemon, Option<Vec<ConfigSetting>>) {
                 "{} takes connections and does not answer",
                 global.socket.display()
             );
-            (Daemon::Silent(words), None)
+            (Daemon::Hangs(words), None)
         }
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use super::load::{self, Sources};
 use super::storage;
 use crate::cli::{Global, RunArgs};
+use crate::commands::signals::Signals;
 use crate::terminal::{self, Screen};
 
 /// What the watching process says before the pods' ids.
@@ -25,6 +26,7 @@ pub(super) async fn run(
     screen: &Screen,
 ) -> anyhow::Result<ExitCode> {
     let log = storage::watch_log()?;
+    let mut signals = Signals::listen()?;
     let mut child = start(args, global, &log).context("start the process that watches the pods")?;
     if let (Some(mut stdin), Some(text)) = (child.stdin.take(), &sources.stdin) {
         stdin
@@ -32,17 +34,16 @@ pub(super) async fn run(
             .context("hand over standard input")?;
     }
     let pid = child.id();
-    // From here on Ctrl-C is passed on, so that nothing half made stays.
+    // From here on a signal is passed on, so that nothing half made stays.
     let waited = tokio::task::spawn_blocking(move || wait(&mut child));
     let (ids, succeeded) = tokio::select! {
         told = waited => told??,
-        signal = tokio::signal::ctrl_c() => {
-            signal?;
+        code = signals.next() => {
             let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
             if let Some(pid) = pid {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
-            return Ok(ExitCode::from(130));
+            return Ok(code);
         }
     };
     let said = said(&log);
