@@ -347,7 +347,7 @@ async fn a_level_that_a_command_sets_lasts_until_the_configuration_is_read_again
     holds(&done(&bed, &["log-level", "debug"])?, &["debug, was info"]);
     holds(
         &done(&bed, &["log-level"])?,
-        &["\"debug\"", "command coracle log-level"],
+        &["debug (command coracle log-level)"],
     );
     assert!(
         !log(&bed)[quiet..].contains("ListPodSandbox"),
@@ -360,7 +360,7 @@ async fn a_level_that_a_command_sets_lasts_until_the_configuration_is_read_again
     assert!(!refused.status.success());
     holds(&words(&refused), &["\"loud\"", "error, warn, info, debug, trace"]);
     holds(&done(&bed, &["config", "reload"])?, &["log.level", "\"info\""]);
-    holds(&done(&bed, &["log-level"])?, &["\"info\" (default)"]);
+    holds(&done(&bed, &["log-level"])?, &["info (default)"]);
     bed.leave().await
 }
 

@@ -339,6 +339,8 @@ async fn processes_are_shared_and_limits_are_the_kubelets() -> Result<()> {
     // Twice interrupted, it does not wait for the shell, which heeds no TERM.
     running.signal(Signal::INT)?;
     running.says("once more stops at once").await?;
+    // Two signals at once are one wish.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let (code, said) = running.interrupt()?;
     assert_eq!(code, Some(130), "{said}");
     holds(&said, &["pod: stops at once"]);
@@ -400,5 +402,56 @@ async fn what_a_killed_command_leaves_runs_on_and_goes_with_rm() -> Result<()> {
     let _ = running.end()?;
     holds(&page(&bed, "127.0.0.1:18080")?, &["Welcome to nginx"]);
     bed.node().run(program, &["rm", "page"])?;
+    leave(bed).await
+}
+
+const PROBED: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: probed}
+spec:
+  containers:
+  - name: main
+    image: IMAGE
+    command: [sh, -c, 'trap \"echo saved; exit 0\" TERM; echo up; while :; do sleep 0.1; done']
+    livenessProbe: {exec: {command: ['true']}, periodSeconds: 1, failureThreshold: 1}
+  - name: again
+    image: IMAGE
+    command: [sh, -c, 'echo life; sleep 1; exit 1']
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_in_the_foreground_outlives_the_daemon() -> Result<()> {
+    let mut bed = bed().await?;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("probed.yaml");
+    std::fs::write(&path, PROBED.replace("IMAGE", &bed.busybox))?;
+    let pod = Running::start(&bed, &[&path.display().to_string()])?;
+    let script = "trap 'echo rescued; exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    let image = Running::start(&bed, &["--name", "fg", &bed.busybox, "--", "sh", "-c", script])?;
+    pod.says("main | up").await?;
+    pod.says("again: starts again in 10 s").await?;
+    image.says("up").await?;
+
+    bed.daemon.kill9()?;
+    pod.says("waits for the runtime").await?;
+    image.says("waits for the runtime").await?;
+    // As long as the container that starts again would have waited.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    bed.daemon.start_again()?;
+    bed.reconnect().await?;
+    let lives = |said: &str| said.matches("again | life").count();
+    wait::until("another life", PATIENCE, || {
+        Ok((lives(&pod.said()) >= 3).then_some(()))
+    })
+    .with_context(|| pod.said())?;
+
+    let (code, said) = pod.interrupt()?;
+    assert_eq!(code, Some(130), "{said}");
+    holds(&said, &["main | saved", "main: stopped"]);
+    assert!(!said.contains("is not alive"), "{said}");
+    let (code, said) = image.interrupt()?;
+    assert_eq!(code, Some(130), "{said}");
+    holds(&said, &["rescued"]);
+    assert!(bed.runtime.list_pods().await?.is_empty());
     leave(bed).await
 }

@@ -145,6 +145,8 @@ impl Kinded for ClientError {
 #[must_use]
 pub fn kind_of(status: &Status) -> Kind {
     match status.code() {
+        // What the runtime answered has no source: the connection broke under the call.
+        Code::Unknown | Code::Internal if std::error::Error::source(status).is_some() => Kind::Unavailable,
         Code::NotFound => Kind::NotFound,
         Code::AlreadyExists => Kind::AlreadyExists,
         Code::InvalidArgument | Code::OutOfRange => Kind::InvalidArgument,

@@ -40,9 +40,9 @@ pub(crate) struct StopArgs {
     /// Pods or containers: ids, their beginnings, or names
     #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) objects: Vec<String>,
-    /// Seconds between the stop signal and KILL
-    #[arg(long, short, default_value_t = 10, value_name = "SECONDS")]
-    pub(crate) timeout: u32,
+    /// Seconds between the stop signal and KILL: those of the pod's manifest, else 10
+    #[arg(long, short, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
 }
 
 /// What to act on.

@@ -11,7 +11,7 @@ use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{ContainerState, ContainerStatus, ContainerStatusRequest};
 use coracle_types::{Kind, Kinded};
 use tokio::fs::File;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncSeekExt, BufReader};
 
 use super::find::Objects;
 use crate::cli::LogsArgs;
@@ -146,6 +146,12 @@ impl Log {
             .filter(|other| !same(other))
         else {
             self.replaced = false;
+            // Whoever has copied it may have cut it off in place: it begins anew.
+            if own.len() < self.reader.stream_position().await? {
+                self.reader.rewind().await?;
+                self.begun.clear();
+                return Ok(own.len() > 0);
+            }
             return Ok(false);
         };
         // The last words may still be on their way into the old file: it is read once more.
@@ -232,6 +238,19 @@ mod tests {
     fn append(path: &Path, text: &str) {
         let mut file = OpenOptions::new().append(true).open(path).unwrap();
         file.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_cut_off_in_place_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        write(&path, "a\nb\nc\nhalf").unwrap();
+        let mut log = Log::open(&path).await.unwrap();
+        assert_eq!(all(&mut log, false).await, "a\nb\nc\n");
+        write(&path, "").unwrap();
+        assert_eq!(all(&mut log, false).await, "");
+        append(&path, "d\n");
+        assert_eq!(all(&mut log, false).await, "d\n");
     }
 
     #[tokio::test]

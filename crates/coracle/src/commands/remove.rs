@@ -10,16 +10,24 @@ use coracle_proto::cri::{
     StopContainerRequest, StopPodSandboxRequest,
 };
 
+use tokio::task::JoinSet;
+
 use super::find::{self, Object, Objects};
 use super::run::{self, LOG_DIRECTORY};
 use super::{images, inspect, play};
 use crate::cli::{ObjectArgs, StopArgs};
 use crate::terminal::{self, Screen, Status, Trouble, complain, status_of};
 
+/// Annotation of pods that a manifest described: seconds of its grace period.
+pub(crate) const GRACE: &str = "io.coracle.run/grace-seconds";
+/// Annotation of the same: names of its containers that have preStop hooks.
+pub(crate) const PRE_STOP: &str = "io.coracle.run/pre-stop";
+/// Seconds between the stop signal and KILL where nothing else is said.
+pub(super) const TIMEOUT: u32 = 10;
+
 /// Stops pods and containers.
 pub(crate) async fn stop(client: &Client, args: &StopArgs, screen: &Screen) -> anyhow::Result<ExitCode> {
-    let timeout = i64::from(args.timeout);
-    let stopped = async |text: &str| stop_one(client, text, timeout).await;
+    let stopped = async |text: &str| stop_one(client, text, args.timeout).await;
     each(&args.objects, stopped, |text| screen.done("stopped", text)).await
 }
 
@@ -48,19 +56,15 @@ async fn each(
     Ok(first.map_or(ExitCode::SUCCESS, ExitCode::from))
 }
 
-async fn stop_one(client: &Client, text: &str, timeout: i64) -> anyhow::Result<()> {
+async fn stop_one(client: &Client, text: &str, timeout: Option<u32>) -> anyhow::Result<()> {
     // Looked up anew for each: the one before may have taken it along.
     let outcome = match Objects::load(client).await?.object(text)? {
         Object::Pod(pod) => stop_pod(client, &pod, timeout).await,
         Object::Container(container) => {
-            let request = StopContainerRequest {
-                container_id: container.id,
-                timeout,
-            };
-            let reply = client.runtime().stop_container(request).await;
-            reply
-                .map(|_| ())
-                .map_err(|status| ClientError::of("StopContainer")(status).into())
+            let timeout = timeout.unwrap_or(TIMEOUT);
+            stop_container(client, container.id, timeout)
+                .await
+                .map_err(Into::into)
         }
     };
     outcome.map_err(|error| error.context(Cannot("stop", text).trouble()))
@@ -76,24 +80,40 @@ impl Cannot<'_> {
     }
 }
 
-/// The containers first, with patience: StopPodSandbox alone kills at once.
-async fn stop_pod(client: &Client, pod: &PodSandbox, timeout: i64) -> anyhow::Result<()> {
+pub(super) async fn stop_container(client: &Client, id: String, timeout: u32) -> Result<(), ClientError> {
+    let request = StopContainerRequest {
+        container_id: id,
+        timeout: timeout.into(),
+    };
+    let reply = client.runtime().stop_container(request).await;
+    reply.map(drop).map_err(ClientError::of("StopContainer"))
+}
+
+/// The containers first and together, with patience: StopPodSandbox alone kills at once.
+async fn stop_pod(client: &Client, pod: &PodSandbox, timeout: Option<u32>) -> anyhow::Result<()> {
     // Whoever watches a pod of a manifest would start its containers again.
     play::storage::mark_stopping(uid(pod));
-    for container in find::containers(client)
-        .await?
-        .into_iter()
-        .filter(|one| one.pod_sandbox_id == pod.id)
-    {
-        let request = StopContainerRequest {
-            container_id: container.id,
-            timeout,
-        };
-        client
-            .runtime()
-            .stop_container(request)
-            .await
-            .map_err(ClientError::of("StopContainer"))?;
+    let said = |annotation: &str| {
+        pod.annotations
+            .get(annotation)
+            .filter(|_| own_logs(pod).is_some())
+    };
+    let own = said(GRACE).and_then(|seconds| seconds.parse().ok());
+    let timeout = timeout.or(own).unwrap_or(TIMEOUT);
+    if let Some(names) = said(PRE_STOP) {
+        terminal::remark(format!(
+            "without the preStop hooks of {names}: whoever ran the manifest runs them when interrupted"
+        ));
+    }
+    let mut stops = JoinSet::new();
+    for container in find::containers(client).await? {
+        if container.pod_sandbox_id == pod.id {
+            let client = client.clone();
+            stops.spawn(async move { stop_container(&client, container.id, timeout).await });
+        }
+    }
+    while let Some(stopped) = stops.join_next().await {
+        stopped??;
     }
     let request = StopPodSandboxRequest {
         pod_sandbox_id: pod.id.clone(),

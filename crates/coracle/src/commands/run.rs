@@ -192,9 +192,24 @@ async fn run_container(
         tell_running(&id, &pod_id, screen)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let followed = logs::follow(client, &id, &log);
+    tokio::pin!(followed);
+    let code = tokio::select! {
+        ended = &mut followed => return Ok(exec::exit_code(ended?.exit_code)),
+        code = signals.next() => code,
+    };
+    terminal::remark("stopping; once more stops at once");
+    // What it still says is shown.
+    let stopped = async {
+        remove::stop_container(client, id.clone(), remove::TIMEOUT).await?;
+        followed.await
+    };
     tokio::select! {
-        ended = logs::follow(client, &id, &log) => Ok(exec::exit_code(ended?.exit_code)),
-        code = signals.next() => Ok(code),
+        stopped = stopped => stopped.map(|_| code),
+        _ = signals.next() => {
+            remove::stop_container(client, id.clone(), 0).await?;
+            Ok(code)
+        }
     }
 }
 

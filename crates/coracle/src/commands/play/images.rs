@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use coracle_manifest::{Pod, PullPolicy, VolumeSource};
+use coracle_manifest::{Container, Pod, PullPolicy, VolumeSource};
 use coracle_proto::client::{Client, ClientError};
-use coracle_proto::cri::{ImageSpec, ImageStatusRequest};
+use coracle_proto::cri::{ImageSpec, ImageStatusRequest, PullImageRequest};
 
 use crate::commands::images;
 use crate::terminal::Screen;
@@ -72,6 +72,30 @@ pub(super) async fn ensure(
         found.insert(reference, image);
     }
     Ok(found)
+}
+
+/// The image of a container that starts again; one that was removed meanwhile is pulled where its policy has it so.
+pub(super) async fn again(client: &Client, container: &Container) -> anyhow::Result<Image> {
+    let reference = &container.image;
+    if let Some(image) = status(client, reference).await? {
+        return Ok(image);
+    }
+    if container.pull == PullPolicy::Never {
+        bail!(
+            "{reference} is not on this node any more, and imagePullPolicy: Never keeps it from being pulled"
+        );
+    }
+    let request = PullImageRequest {
+        image: Some(ImageSpec {
+            image: reference.clone(),
+            ..ImageSpec::default()
+        }),
+        ..PullImageRequest::default()
+    };
+    let pulled = client.images().pull_image(request).await;
+    pulled.map_err(ClientError::of("PullImage"))?;
+    let image = status(client, reference).await?;
+    image.with_context(|| format!("{reference} is not on this node, although it was pulled"))
 }
 
 async fn status(client: &Client, reference: &str) -> anyhow::Result<Option<Image>> {

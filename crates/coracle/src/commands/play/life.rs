@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use coracle_manifest::{Container, Probe};
 use coracle_proto::client::ClientError;
 use coracle_proto::cri::{
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::backoff::Backoff;
 use super::health::Target;
+use super::images;
 use super::output::last_line;
 use super::requests;
 use super::sandbox::Sandbox;
@@ -26,6 +27,8 @@ use super::tally::Tally;
 const LOOK: Duration = Duration::from_millis(150);
 /// How long to wait when the runtime does not answer; its daemon may be starting again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long who wants the end at once waits for a runtime that does not answer.
+const GIVE_UP: Duration = Duration::from_secs(10);
 /// What a container gets at least after its preStop hook, as the kubelet gives it.
 const LEAST_GRACE: u32 = 2;
 
@@ -155,16 +158,36 @@ impl One {
 
     async fn again_and_again(&self, orders: &mut watch::Receiver<Option<u32>>) -> anyhow::Result<i32> {
         let mut backoff = Backoff::default();
+        let mut code = 0;
         for attempt in 0.. {
-            let start = self
-                .start(attempt)
-                .await
-                .with_context(|| format!("container {}", self.container.name))?;
+            let start = match self.start(attempt).await {
+                Ok(start) => start,
+                // What never ran may never run; what did is wanted again.
+                Err(error) if attempt == 0 && !is_away(&error) => {
+                    return Err(error.context(format!("container {}", self.container.name)));
+                }
+                Err(error) => {
+                    let wait = backoff.after(Duration::ZERO).max(RETRY);
+                    self.say(format!(
+                        "does not start, next try in {} s: {error:#}",
+                        wait.as_secs()
+                    ));
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        _ = ordered_grace(orders) => return Ok(code),
+                    }
+                    if self.sandbox.is_gone().await {
+                        return Ok(code);
+                    }
+                    continue;
+                }
+            };
             let follower = self.sandbox.output.follow(&self.container.name, &start.log);
             let status = self.watch(&start, orders).await;
             self.tell.send_modify(|stage| *stage = Stage::default());
             follower.finish().await;
             let status = status?;
+            code = status.exit_code;
             let ordered = orders.borrow().is_some();
             let again = !ordered && self.sandbox.pod.restarts(&self.container, status.exit_code);
             self.tell_end(&start, &status, ordered);
@@ -183,16 +206,21 @@ impl One {
             }
             self.remove(&start.id).await;
         }
-        Ok(0)
+        Ok(code)
     }
 
     async fn start(&self, attempt: u32) -> anyhow::Result<Start> {
         let sandbox = &self.sandbox;
-        let image = sandbox
+        let mut image = sandbox
             .images
             .get(&self.container.image)
-            .context("its image was not pulled")?;
-        let (config, words) = requests::container_config(sandbox, &self.container, image, attempt)?;
+            .context("its image was not pulled")?
+            .clone();
+        if attempt > 0 {
+            // It may have been removed since, or loaded again.
+            image = images::again(&sandbox.client, &self.container).await?;
+        }
+        let (config, words) = requests::container_config(sandbox, &self.container, &image, attempt)?;
         let log = PathBuf::from(&sandbox.config.log_directory).join(&config.log_path);
         let request = CreateContainerRequest {
             pod_sandbox_id: sandbox.id.clone(),
@@ -208,10 +236,10 @@ impl One {
         let request = StartContainerRequest {
             container_id: id.clone(),
         };
-        runtime
-            .start_container(request)
-            .await
-            .map_err(ClientError::of("StartContainer"))?;
+        if let Err(error) = runtime.start_container(request).await {
+            self.remove(&id).await;
+            return Err(ClientError::of("StartContainer")(error).into());
+        }
         Ok(Start {
             id,
             log,
@@ -236,7 +264,10 @@ impl One {
             }
             grace = ordered_grace(orders) => self.stop(start, grace, orders).await?,
         }
-        exit.await
+        tokio::select! {
+            status = exit => status,
+            () = given_up(orders) => bail!("the runtime does not answer; the container may run on"),
+        }
     }
 
     /// Waits for its end; a runtime that is away for a while is waited for.
@@ -364,7 +395,10 @@ impl One {
                 .err()
                 .map(|error| format!("{kind} probe: {error:#}"))
                 .unwrap_or_default();
-            if let Some(success) = tally.count(asked.is_ok())
+            // A runtime that is away says nothing of the container.
+            let away = asked.as_ref().is_err_and(is_away);
+            if !away
+                && let Some(success) = tally.count(asked.is_ok())
                 && believed(success, &words)
             {
                 return success;
@@ -433,11 +467,24 @@ impl One {
             container_id: id.to_owned(),
             timeout: i64::from(grace),
         };
-        let stopped = self.sandbox.client.runtime().stop_container(request).await;
-        match stopped.map_err(ClientError::of("StopContainer")) {
-            // The daemon goes on with a stop that it began; the end is waited for anyway.
-            Err(error) if error.kind() != Kind::Unavailable => Err(error.into()),
-            _ => Ok(()),
+        // A runtime that is away is asked until it is back, by whoever is in a hurry only for a while.
+        let limit = (grace == 0).then(|| Instant::now() + GIVE_UP);
+        loop {
+            let stopped = self
+                .sandbox
+                .client
+                .runtime()
+                .stop_container(request.clone())
+                .await;
+            match stopped.map_err(ClientError::of("StopContainer")) {
+                Err(error)
+                    if error.kind() == Kind::Unavailable
+                        && limit.is_none_or(|limit| Instant::now() < limit) => {}
+                // It has ended and was removed meanwhile.
+                Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+                outcome => return outcome.map(drop).map_err(Into::into),
+            }
+            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -467,6 +514,20 @@ impl One {
             ));
         }
     }
+}
+
+/// Whether the runtime did not answer, which says nothing of the container.
+fn is_away(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let call = cause.downcast_ref::<ClientError>();
+        call.is_some_and(|error| error.kind() == Kind::Unavailable)
+    })
+}
+
+/// The end of the patience of somebody who wants the end at once.
+async fn given_up(orders: &mut watch::Receiver<Option<u32>>) {
+    shorter_grace(orders, 1).await;
+    tokio::time::sleep(GIVE_UP).await;
 }
 
 /// The grace period of the first order.

@@ -12,6 +12,7 @@ use coracle_proto::cri;
 use super::facts;
 use super::images::Image;
 use super::sandbox::Sandbox;
+use crate::commands::remove::{GRACE, PRE_STOP};
 use crate::commands::run::{LOG_DIRECTORY, MASKED, READONLY, log_directory};
 
 /// A pod sandbox's configuration.
@@ -25,6 +26,14 @@ pub(super) fn pod_config(pod: &Pod, facts: &Facts) -> cri::PodSandboxConfig {
     let log_directory = log_directory(&metadata);
     let mut annotations = pod.annotations.clone();
     annotations.insert(LOG_DIRECTORY.to_owned(), log_directory.clone());
+    annotations.insert(GRACE.to_owned(), pod.grace_seconds.to_string());
+    let hooked = pod
+        .all_containers()
+        .filter(|one| one.lifecycle.pre_stop.is_some());
+    let hooked: Vec<_> = hooked.map(|one| one.name.as_str()).collect();
+    if !hooked.is_empty() {
+        annotations.insert(PRE_STOP.to_owned(), hooked.join(", "));
+    }
     let mut labels = pod.labels.clone();
     labels.extend(own_labels(pod, facts));
     let resolver = pod.resolver(&facts.resolver);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::mount_bind_recursive;
 
@@ -34,14 +34,22 @@ fn look(root: &impl AsFd, part: &str) -> rustix::io::Result<OwnedFd> {
     openat2(root, part, flags, Mode::empty(), resolve)
 }
 
+/// Directories get the mode of the volume, as the kubelet gives it: whoever may write there may write here.
 fn make(root: &impl AsFd, part: &str) -> anyhow::Result<OwnedFd> {
+    let mode = Mode::from_raw_mode(fstat(root)?.st_mode & 0o777);
     let mut at = look(root, ".")?;
     for name in part.split('/').filter(|name| !name.is_empty() && *name != ".") {
-        match mkdirat(&at, name, Mode::from_raw_mode(0o750)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let is_new = match mkdirat(&at, name, Mode::from_raw_mode(0o750)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(error) => bail!("make the directory {name:?}: {error}"),
-        }
+        };
         at = look(&at, name).with_context(|| format!("open {name:?}"))?;
+        if is_new {
+            // Of a path alone no mode is changed, and mkdir(2) heeds the umask.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            fchmod(openat(&at, ".", flags, Mode::empty())?, mode)?;
+        }
     }
     Ok(at)
 }
