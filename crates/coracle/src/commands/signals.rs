@@ -54,7 +54,8 @@ impl Signals {
                 _ = self.hangup.recv() => 1,
             };
             let again = self.last.is_some_and(|last| last.elapsed() < ONE_WISH);
-            if !again && !(self.background && number == 1) {
+            let outlived = self.background && number == 1;
+            if !again && !outlived {
                 self.last = Some(Instant::now());
                 return number;
             }
