@@ -25,8 +25,10 @@ pub(crate) use trouble::lines;
 pub(crate) use trouble::{Status, Trouble, complain, status_of};
 pub(crate) use units::{bytes, cores, rate, share, took};
 
-/// A remark beside the result, on standard error.
+/// A remark beside the result, on standard error. Much of it is other people's words: nothing in it moves a terminal.
 pub(crate) fn remark(words: impl Display) {
     let style = Tone::Faint.style();
-    anstream::eprintln!("{style}{words}{style:#}");
+    for line in words.to_string().lines() {
+        anstream::eprintln!("{style}{}{style:#}", clean(line));
+    }
 }
