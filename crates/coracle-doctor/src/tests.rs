@@ -53,6 +53,15 @@ fn find(findings: &[Finding], name: &str) -> Finding {
 }
 
 #[test]
+fn a_daemon_that_hangs_is_broken_and_started_again() {
+    let mut hangs = subject(Path::new("/"));
+    hangs.daemon = Daemon::Hangs("takes connections and does not answer".to_owned());
+    let found = find(&examine(&hangs, &[Topic::Sockets]), "daemon");
+    assert_eq!(found.state, State::Broken, "{found:?}");
+    assert!(found.remedy.contains("systemctl restart"), "{found:?}");
+}
+
+#[test]
 fn this_machine_is_examined_and_every_complaint_says_what_to_do() {
     let findings = examine(&subject(Path::new("/")), &[]);
     assert!(findings.len() > 30, "{}", findings.len());

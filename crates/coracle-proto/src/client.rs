@@ -209,6 +209,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_broken_connection_is_told_from_an_answer() {
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(kind_of(&Status::from_error(Box::new(broken))), Kind::Unavailable);
+        for answer in [
+            Status::unknown("transport error"),
+            Status::internal("h2 protocol error"),
+        ] {
+            assert_eq!(kind_of(&answer), Kind::Internal);
+        }
+    }
+
+    #[test]
     fn well_known_prefixes_count_only_with_code_unknown_and_a_colon() {
         for (kind, prefix) in WELL_KNOWN {
             assert_eq!(kind_of(&Status::unknown(format!("{prefix}: x"))), kind);

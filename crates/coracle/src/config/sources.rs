@@ -311,22 +311,21 @@ impl Given {
         };
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
-            // What is left of a broken file is guesswork, and one slip may be several errors of the parser.
+            // What is left of a broken file is guesswork, and one slip may be several errors of the parser:
+            // the first of a line is told.
             let mut told = BTreeSet::new();
-            let new = errors.iter().filter(|error| {
-                let offset = error.span().map_or(0, |span| span.start);
-                let line = text[..offset.min(text.len())].lines().count();
-                told.insert((line, error.message().to_owned()))
-            });
-            problems.extend(new.map(|error| {
+            problems.extend(errors.iter().filter_map(|error| {
                 let offset = error.span().map_or(0, |span| span.start);
                 let line = text[..offset.min(text.len())].lines().count().max(1);
+                if !told.insert(line) {
+                    return None;
+                }
                 let written = text.lines().nth(line - 1).unwrap_or_default().trim();
                 let shown = without_secret(written);
-                Problem::new(
+                Some(Problem::new(
                     &origin_at(offset),
                     format!("{shown:?} is not TOML: {}{}", error.message(), hint(written)),
-                )
+                ))
             }));
             return;
         }

@@ -149,6 +149,14 @@ fn what_is_well_formed_alone_is_checked_together() {
 }
 
 #[test]
+fn one_slip_is_said_once_and_a_byte_order_mark_is_none() {
+    let complaint = Place::new(&[("config.toml", "\\xef\\xbb\\xbf[log]\n")]).complaint();
+    assert_eq!(complaint.matches("is not TOML").count(), 1, "{complaint}");
+    let marked = Place::new(&[("config.toml", "\u{feff}[log]\r\nlevel = \"debug\"\r\n")]);
+    assert_eq!(marked.read().unwrap().config.log_level.0, "debug");
+}
+
+#[test]
 fn a_pipe_is_not_waited_for_and_a_file_has_a_bound() {
     let place = Place::new(&[]);
     let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
