@@ -77,6 +77,11 @@ async fn lists_are_filtered_and_names_lead_back_to_their_objects() -> Result<()>
     let coracle = |arguments: &[&str]| bed.node().run(path, arguments);
     let (one, _) = bed.idle_pod("one").await?;
     let (other, _) = bed.idle_pod("other").await?;
+    let listed: serde_json::Value = serde_json::from_str(&coracle(&["ps", "-o", "json"])?)?;
+    let image = listed[0]["image_id"].as_str().context("no image id")?;
+    let of_image = |pattern: &str| coracle(&["ps", "-o", "name", "--filter", &format!("image={pattern}")]);
+    assert_eq!(of_image(image)?.lines().count(), 2, "{image}");
+    assert_eq!(of_image("sha256:0000")?, "");
     let names = coracle(&[
         "pods",
         "-o",

@@ -9,7 +9,7 @@ use coracle_testkit::node::Role;
 use coracle_testkit::wait;
 use coracle_tests::Bed;
 
-use crate::{PATIENCE, answers, kill, nothing_found, row};
+use crate::{PATIENCE, answers, audit, kill, nothing_found, row};
 
 /// The node says that it is not ready after 60 s, and looks again every 30 s.
 const LASTING: Duration = Duration::from_secs(150);
@@ -55,6 +55,8 @@ async fn no_keeper_can_be_started() -> Result<()> {
     assert_eq!(told.reason, "NoKeeper", "{}", told.message);
     assert!(told.message.contains(KEEPERS), "{}", told.message);
     answers(&container).await?;
+    let found = audit(&bed)?;
+    assert!(found.contains("keeper"), "{found}");
 
     shell(format!("rm {KEEPERS} && mv {KEEPERS}.away {KEEPERS}"))?;
     let told = until_ready_is(&bed, true).await?;

@@ -59,6 +59,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn directories_that_are_made_have_the_volumes_mode() {
+        use std::fs::{Permissions, set_permissions};
+        use std::os::unix::fs::PermissionsExt as _;
+        let volume = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        set_permissions(volume.path(), Permissions::from_mode(0o777)).unwrap();
+        std::fs::create_dir(volume.path().join("old")).unwrap();
+        set_permissions(volume.path().join("old"), Permissions::from_mode(0o700)).unwrap();
+        make(&File::open(volume.path()).unwrap(), "old/new/deep").unwrap();
+        assert_eq!(
+            mode(&volume.path().join("old")),
+            0o700,
+            "what was there stays as it is"
+        );
+        assert_eq!(mode(&volume.path().join("old/new")), 0o777);
+        assert_eq!(mode(&volume.path().join("old/new/deep")), 0o777);
+    }
+
+    #[test]
     fn a_link_out_of_the_volume_leads_nowhere() {
         let volume = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
