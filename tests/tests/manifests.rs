@@ -449,9 +449,52 @@ async fn what_runs_in_the_foreground_outlives_the_daemon() -> Result<()> {
     assert_eq!(code, Some(130), "{said}");
     holds(&said, &["main | saved", "main: stopped"]);
     assert!(!said.contains("is not alive"), "{said}");
-    let (code, said) = image.interrupt()?;
-    assert_eq!(code, Some(130), "{said}");
+    // Its terminal goes.
+    image.signal(Signal::HUP)?;
+    let (code, said) = image.end()?;
+    assert_eq!(code, Some(129), "{said}");
     holds(&said, &["rescued"]);
     assert!(bed.runtime.list_pods().await?.is_empty());
+    leave(bed).await
+}
+
+const SLOW: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: slow}
+spec:
+  terminationGracePeriodSeconds: 60
+  containers:
+  - name: main
+    image: IMAGE
+    command: [sh, -c, 'trap \"sleep 12; touch /kept/clean; exit 0\" TERM; echo up; while :; do sleep 0.1; done']
+    lifecycle: {preStop: {exec: {command: ['true']}}}
+    volumeMounts: [{name: kept, mountPath: /kept}]
+  volumes: [{name: kept, hostPath: {path: /run/kept, type: DirectoryOrCreate}}]
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_gives_the_manifests_grace_and_names_the_hooks_it_passes_over() -> Result<()> {
+    let bed = bed().await?;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("slow.yaml");
+    std::fs::write(&path, SLOW.replace("IMAGE", &bed.busybox))?;
+    let program = program()?;
+    let program = program.to_str().context("the program's path is no text")?;
+    bed.node()
+        .run(program, &["run", "--detach", &path.display().to_string()])?;
+    let stopped = bed.node().output(program, &["stop", "slow"])?;
+    let said = String::from_utf8_lossy(&stopped.stderr);
+    assert!(stopped.status.success(), "{said}");
+    // Longer than a stop gives that is told nothing.
+    bed.node().run("rm", &["-r", "/run/kept/clean", "/run/kept"])?;
+    holds(
+        &said,
+        &["grace period is 60 s", "without the preStop hooks of main"],
+    );
+    // Whoever watched it takes it away.
+    wait::until_async("the pod to go", PATIENCE, || async {
+        Ok(bed.runtime.list_pods().await?.is_empty().then_some(()))
+    })
+    .await?;
     leave(bed).await
 }

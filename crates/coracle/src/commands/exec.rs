@@ -50,7 +50,7 @@ pub(crate) async fn run(client: &Client, args: &ExecArgs, screen: &Screen) -> an
     let longest = reply.stdout.len().max(reply.stderr.len());
     if longest >= WORTH_ASKING && config::max_exec_output(client).await == u64::try_from(longest).ok() {
         terminal::remark(format!(
-            "of its output only {longest} bytes were kept (exec.max_output): have it write less, or to a file"
+            "its output reached exec.max_output, {longest} bytes: what came beyond is lost; have it write less, or to a file"
         ));
     }
     if matches!(screen.output, Output::Json | Output::Yaml) {

@@ -14,14 +14,12 @@ use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncSeekExt, BufReader};
 
 use super::find::Objects;
+use super::reach::RETRY;
 use crate::cli::LogsArgs;
 use crate::terminal::{self, Screen};
 
 /// How often a followed log is looked at: a person does not see a shorter pause.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// How long to wait when the runtime does not answer; its daemon may be starting again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// How a log is shown.
 #[derive(Debug, Clone, Copy, Default)]

@@ -26,6 +26,11 @@ const UNITS: [&str; 3] = [
     "/lib/systemd/system/coracle.service",
 ];
 
+/// How long to wait before a runtime is asked again that did not answer; its daemon may be starting.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// How long who wants the end at once waits for one that does not answer.
+pub(super) const GIVE_UP: Duration = Duration::from_secs(10);
+
 /// A runtime that takes connections and says nothing for so long hangs: even one that is busy answers what it is called.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -64,7 +69,8 @@ async fn heard(client: Client, limit: Duration) -> anyhow::Result<Client> {
         client.socket().display(),
         limit.as_secs()
     ));
-    if UNITS.iter().any(|unit| Path::new(unit).exists()) {
+    let is_service = client.socket() == Path::new(DEFAULT_SOCKET);
+    if is_service && UNITS.iter().any(|unit| Path::new(unit).exists()) {
         trouble = trouble
             .next("start it again, pods run on: systemctl restart coracle")
             .next("what it did last: journalctl -u coracle -e");
@@ -72,6 +78,14 @@ async fn heard(client: Client, limit: Duration) -> anyhow::Result<Client> {
         trouble = trouble.next("end its process with SIGKILL and start it again: pods run on");
     }
     Err(trouble.status(Status::Unreachable).into())
+}
+
+/// Whether the runtime did not answer, which says nothing of what it was asked about.
+pub(super) fn is_away(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let call = cause.downcast_ref::<ClientError>();
+        call.is_some_and(|error| error.kind() == Kind::Unavailable)
+    })
 }
 
 /// Whether there is no socket, or one on which nobody listens any more.

@@ -3,18 +3,20 @@
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use coracle_proto::client::{Client, ClientError};
 use coracle_proto::cri::{
     ImageSpec, PodSandbox, RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest,
     StopContainerRequest, StopPodSandboxRequest,
 };
-
+use coracle_types::{Kind, Kinded};
 use tokio::task::JoinSet;
 
 use super::find::{self, Object, Objects};
+use super::reach::{GIVE_UP, RETRY};
 use super::run::{self, LOG_DIRECTORY};
-use super::{images, inspect, play};
+use super::{engine, images, inspect, play};
 use crate::cli::{ObjectArgs, StopArgs};
 use crate::terminal::{self, Screen, Status, Trouble, complain, status_of};
 
@@ -89,6 +91,21 @@ pub(super) async fn stop_container(client: &Client, id: String, timeout: u32) ->
     reply.map(drop).map_err(ClientError::of("StopContainer"))
 }
 
+/// The same over a daemon's absence: it is asked until it is back, by whoever gives no grace only for a while.
+pub(super) async fn stop_surely(client: &Client, id: &str, grace: u32) -> Result<(), ClientError> {
+    let limit = (grace == 0).then(|| Instant::now() + GIVE_UP);
+    loop {
+        match stop_container(client, id.to_owned(), grace).await {
+            Err(error)
+                if error.kind() == Kind::Unavailable && limit.is_none_or(|limit| Instant::now() < limit) => {}
+            // It has ended and was removed meanwhile.
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            outcome => return outcome,
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 /// The containers first and together, with patience: StopPodSandbox alone kills at once.
 async fn stop_pod(client: &Client, pod: &PodSandbox, timeout: Option<u32>) -> anyhow::Result<()> {
     // Whoever watches a pod of a manifest would start its containers again.
@@ -99,7 +116,12 @@ async fn stop_pod(client: &Client, pod: &PodSandbox, timeout: Option<u32>) -> an
             .filter(|_| own_logs(pod).is_some())
     };
     let own = said(GRACE).and_then(|seconds| seconds.parse().ok());
-    let timeout = timeout.or(own).unwrap_or(TIMEOUT);
+    let grace = timeout.or(own).unwrap_or(TIMEOUT);
+    if timeout.is_none() && grace > TIMEOUT {
+        terminal::remark(format!(
+            "its grace period is {grace} s; --timeout gives it another"
+        ));
+    }
     if let Some(names) = said(PRE_STOP) {
         terminal::remark(format!(
             "without the preStop hooks of {names}: whoever ran the manifest runs them when interrupted"
@@ -109,12 +131,15 @@ async fn stop_pod(client: &Client, pod: &PodSandbox, timeout: Option<u32>) -> an
     for container in find::containers(client).await? {
         if container.pod_sandbox_id == pod.id {
             let client = client.clone();
-            stops.spawn(async move { stop_container(&client, container.id, timeout).await });
+            stops.spawn(async move { stop_container(&client, container.id, grace).await });
         }
     }
+    let mut outcome = Ok(());
     while let Some(stopped) = stops.join_next().await {
-        stopped??;
+        let stopped = stopped.map_err(Into::into);
+        outcome = engine::first(outcome, stopped.and_then(|stopped| stopped.map_err(Into::into)));
     }
+    outcome?;
     let request = StopPodSandboxRequest {
         pod_sandbox_id: pod.id.clone(),
     };

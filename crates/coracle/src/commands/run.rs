@@ -201,13 +201,13 @@ async fn run_container(
     terminal::remark("stopping; once more stops at once");
     // What it still says is shown.
     let stopped = async {
-        remove::stop_container(client, id.clone(), remove::TIMEOUT).await?;
+        remove::stop_surely(client, &id, remove::TIMEOUT).await?;
         followed.await
     };
     tokio::select! {
         stopped = stopped => stopped.map(|_| code),
         _ = signals.next() => {
-            remove::stop_container(client, id.clone(), 0).await?;
+            remove::stop_surely(client, &id, 0).await?;
             Ok(code)
         }
     }

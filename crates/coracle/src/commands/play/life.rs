@@ -8,8 +8,7 @@ use anyhow::{Context, bail};
 use coracle_manifest::{Container, Probe};
 use coracle_proto::client::ClientError;
 use coracle_proto::cri::{
-    ContainerState, ContainerStatus, ContainerStatusRequest, CreateContainerRequest, RemoveContainerRequest,
-    StartContainerRequest, StopContainerRequest,
+    ContainerState, ContainerStatus, CreateContainerRequest, RemoveContainerRequest, StartContainerRequest,
 };
 use coracle_types::{Kind, Kinded};
 use tokio::sync::watch;
@@ -22,13 +21,12 @@ use super::requests;
 use super::sandbox::Sandbox;
 use super::storage::last_words;
 use super::tally::Tally;
+use crate::commands::logs;
+use crate::commands::reach::{GIVE_UP, RETRY, is_away};
+use crate::commands::remove::stop_surely;
 
 /// How often a container is looked at.
 const LOOK: Duration = Duration::from_millis(150);
-/// How long to wait when the runtime does not answer; its daemon may be starting again.
-const RETRY: Duration = Duration::from_secs(1);
-/// How long who wants the end at once waits for a runtime that does not answer.
-const GIVE_UP: Duration = Duration::from_secs(10);
 /// What a container gets at least after its preStop hook, as the kubelet gives it.
 const LEAST_GRACE: u32 = 2;
 
@@ -160,7 +158,7 @@ impl One {
         let mut backoff = Backoff::default();
         let mut code = 0;
         for attempt in 0.. {
-            let start = match self.start(attempt).await {
+            let start = match self.start(attempt, orders).await {
                 Ok(start) => start,
                 // What never ran may never run; what did is wanted again.
                 Err(error) if attempt == 0 && !is_away(&error) => {
@@ -209,7 +207,7 @@ impl One {
         Ok(code)
     }
 
-    async fn start(&self, attempt: u32) -> anyhow::Result<Start> {
+    async fn start(&self, attempt: u32, orders: &watch::Receiver<Option<u32>>) -> anyhow::Result<Start> {
         let sandbox = &self.sandbox;
         let mut image = sandbox
             .images
@@ -233,12 +231,9 @@ impl One {
             .await
             .map_err(ClientError::of("CreateContainer"))?;
         let id = reply.into_inner().container_id;
-        let request = StartContainerRequest {
-            container_id: id.clone(),
-        };
-        if let Err(error) = runtime.start_container(request).await {
+        if let Err(error) = self.start_made(&id, orders).await {
             self.remove(&id).await;
-            return Err(ClientError::of("StartContainer")(error).into());
+            return Err(error.into());
         }
         Ok(Start {
             id,
@@ -246,6 +241,31 @@ impl One {
             words,
             at: Instant::now(),
         })
+    }
+
+    /// Starts what was made. A start whose answer is lost may have happened: it is not made a second time beside it.
+    async fn start_made(&self, id: &str, orders: &watch::Receiver<Option<u32>>) -> Result<(), ClientError> {
+        let client = &self.sandbox.client;
+        loop {
+            let request = StartContainerRequest {
+                container_id: id.to_owned(),
+            };
+            let started = client.runtime().start_container(request).await;
+            match started.map_err(ClientError::of("StartContainer")) {
+                Err(error) if error.kind() == Kind::Unavailable && orders.borrow().is_none() => {
+                    self.say(format!("waits for the runtime: {error}"));
+                }
+                outcome => return outcome.map(drop),
+            }
+            loop {
+                tokio::time::sleep(RETRY).await;
+                match logs::status(client, id).await {
+                    Ok(status) if status.state() == ContainerState::ContainerCreated => break,
+                    Err(error) if error.kind() == Kind::Unavailable && orders.borrow().is_none() => {}
+                    other => return other.map(drop),
+                }
+            }
+        }
     }
 
     /// Watches it until it has ended, by itself or because it must.
@@ -274,14 +294,8 @@ impl One {
     async fn exit(&self, id: &str) -> anyhow::Result<ContainerStatus> {
         let mut away = false;
         loop {
-            let request = ContainerStatusRequest {
-                container_id: id.to_owned(),
-                verbose: false,
-            };
-            let reply = self.sandbox.client.runtime().container_status(request).await;
-            match reply.map_err(ClientError::of("ContainerStatus")) {
-                Ok(reply) => {
-                    let status = reply.into_inner().status.unwrap_or_default();
+            match logs::status(&self.sandbox.client, id).await {
+                Ok(status) => {
                     if status.state() == ContainerState::ContainerExited {
                         return Ok(status);
                     }
@@ -463,29 +477,7 @@ impl One {
     }
 
     async fn stop_within(&self, id: &str, grace: u32) -> anyhow::Result<()> {
-        let request = StopContainerRequest {
-            container_id: id.to_owned(),
-            timeout: i64::from(grace),
-        };
-        // A runtime that is away is asked until it is back, by whoever is in a hurry only for a while.
-        let limit = (grace == 0).then(|| Instant::now() + GIVE_UP);
-        loop {
-            let stopped = self
-                .sandbox
-                .client
-                .runtime()
-                .stop_container(request.clone())
-                .await;
-            match stopped.map_err(ClientError::of("StopContainer")) {
-                Err(error)
-                    if error.kind() == Kind::Unavailable
-                        && limit.is_none_or(|limit| Instant::now() < limit) => {}
-                // It has ended and was removed meanwhile.
-                Err(error) if error.kind() == Kind::NotFound => return Ok(()),
-                outcome => return outcome.map(drop).map_err(Into::into),
-            }
-            tokio::time::sleep(RETRY).await;
-        }
+        Ok(stop_surely(&self.sandbox.client, id, grace).await?)
     }
 
     /// An ended container makes room for its next start; what cannot be removed goes with the pod.
@@ -514,14 +506,6 @@ impl One {
             ));
         }
     }
-}
-
-/// Whether the runtime did not answer, which says nothing of the container.
-fn is_away(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let call = cause.downcast_ref::<ClientError>();
-        call.is_some_and(|error| error.kind() == Kind::Unavailable)
-    })
 }
 
 /// The end of the patience of somebody who wants the end at once.
